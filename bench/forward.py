@@ -1,0 +1,91 @@
+"""Forward passes: the server over loopback against transformers and TransformerLens in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fluoroscope as fs
+from contenders import TransformerLens, Transformers
+from report import Row
+from timing import alternate, medians
+
+IOI = "When John and Mary went to the shops, John gave the bag to"
+SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+
+
+def measure(directory: Path, rounds: int) -> list[Row]:
+    hf = Transformers(directory)
+    lens = TransformerLens(directory, hf.model)
+    with serve(directory) as client:
+        model = client.model("smollm2-135m")
+        short = model.tokenize(IOI)
+        many = torch.randint(0, model.info.vocabulary, (8, 128), generator=torch.Generator().manual_seed(0))
+        _agree(hf, lens, model, short)
+        return [_last_logits(hf, model, many, rounds), _captures(lens, model, many, rounds), _short(hf, lens, model, short, 4 * rounds)]
+
+
+def serve(directory: Path, sink_mib: int = 64) -> fs.Client:
+    """The server as a user would start it, with this much room for unread results."""
+    import tempfile
+
+    config = tempfile.NamedTemporaryFile("w", suffix=".textproto", delete=False)
+    config.write(f'limits {{ sink_buffer_mib: {sink_mib} }}\nmodels {{ name: "smollm2-135m" path: "{directory}" }}\n')
+    config.close()
+    # The model is in the configuration file; serve() wants models of its own, so the server is started by hand.
+    from fluoroscope.local_server import LocalServer, find_binary
+
+    server = LocalServer([str(find_binary()), f"--config={config.name}"], log=None, timeout=120)
+    return fs.Client(server.grpc_address, server=server)
+
+
+def _agree(hf: Transformers, lens: TransformerLens, model: fs.Model, ids: list[int]) -> None:
+    """A fast wrong answer does not count."""
+    batch = torch.tensor([ids])
+    ours, _ = model.run_with_cache(ids, names_filter=[], logits="last")
+    for other in (hf.forward(batch, True)[0, -1], lens.forward(batch)[0, -1]):
+        difference = np.abs(np.asarray(ours).reshape(-1) - other.numpy()).max()
+        if difference > 5e-3:
+            raise SystemExit(f"logits differ by {difference}: nothing to compare")
+
+
+def _last_logits(hf: Transformers, model: fs.Model, ids: torch.Tensor, rounds: int) -> Row:
+    rows = ids.tolist()
+    times = medians(alternate({
+        "ours": lambda: void(model.run_with_cache(rows, names_filter=[], logits="last")),
+        "transformers": lambda: void(hf.forward(ids, True)),
+    }, rounds))
+    return Row("forward 8×128, last logits only", f"transformers {times['transformers']:.3f} s", f"{times['ours']:.3f} s",
+               times["ours"] / times["transformers"], "× transformers' time", "≤ 0.95", times["ours"] <= 0.95 * times["transformers"])
+
+
+def _captures(lens: TransformerLens, model: fs.Model, ids: torch.Tensor, rounds: int) -> Row:
+    rows, layers = ids.tolist(), model.info.layers
+    names = {f"blocks.{layer}.{site}" for layer in range(layers) for site in SITES}
+    globs = [f"blocks.*.{site}" for site in SITES]
+    times = medians(alternate({
+        "ours": lambda: void(model.run_with_cache(rows, names_filter=globs, logits=None)),
+        "lens": lambda: void(lens.cache(ids, names)),
+    }, rounds))
+    return Row("8×128 with all resid_pre, attn_out, mlp_out at the Python client (TransformerLens also computes all logits, as it always does)",
+               f"TransformerLens {times['lens']:.3f} s", f"{times['ours']:.3f} s", times["lens"] / times["ours"], "× faster", "≥ 1.7",
+               times["lens"] >= 1.7 * times["ours"])
+
+
+def _short(hf: Transformers, lens: TransformerLens, model: fs.Model, ids: list[int], rounds: int) -> Row:
+    batch = torch.tensor([ids])
+    times = medians(alternate({
+        "ours": lambda: void(model.run_with_cache(ids, names_filter=[], logits="last")),
+        "transformers": lambda: void(hf.forward(batch, False)),
+        "transformers, last logits": lambda: void(hf.forward(batch, True)),
+        "TransformerLens": lambda: void(lens.forward(batch)),
+    }, rounds, warm_up=3))
+    others = "; ".join(f"{name} {times[name]:.4f} s" for name in ("transformers", "transformers, last logits", "TransformerLens"))
+    return Row("14-token forward, last logits", others, f"{times['ours']:.4f} s", times["ours"] / times["transformers"], "× transformers' time", "≤ 0.7",
+               times["ours"] <= 0.7 * times["transformers"])
+
+
+def void(_: object) -> None:
+    """Results are dropped, so that the call is timed by its caller."""

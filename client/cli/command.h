@@ -1,0 +1,29 @@
+// What the subcommands share. Each is a file with two functions: declare the options, run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/client.h"
+
+namespace fluoroscope::cli {
+
+struct Global {
+  std::string target = "localhost:7070";
+  double timeout_s = 60;
+  bool json = false;
+};
+
+// What to do once everything is parsed.
+using Action = std::function<absl::Status(const client::Client&)>;
+
+// Each adds its subcommand to `app`; when it is the one chosen, `*action` is set. `global` outlives the action.
+void AddModels(CLI::App& app, const Global& global, Action* action);
+void AddHooks(CLI::App& app, const Global& global, Action* action);
+void AddRun(CLI::App& app, const Global& global, Action* action);
+void AddSweep(CLI::App& app, const Global& global, Action* action);
+
+}  // namespace fluoroscope::cli

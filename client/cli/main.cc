@@ -1,0 +1,93 @@
+// The `fluoroscope` command line: looks into the models of a running server.
+#include <fmt/core.h>
+
+#include <cerrno>
+#include <cstring>
+#include <exception>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+
+namespace fluoroscope::cli {
+namespace {
+
+enum ExitCode { kOk = 0, kFailed = 1, kUsage = 2, kNoServer = 3 };
+
+constexpr char kFooter[] = R"(
+Examples:
+  fluoroscope models
+  fluoroscope hooks smollm2-135m
+  fluoroscope run smollm2-135m "The capital of France is" --top 5
+  fluoroscope sweep smollm2-135m --clean "…" --corrupt "…" --answer " Mary" --foil " John"
+  echo -n "Once upon a time" | fluoroscope run smollm2-135m - --json
+
+`fluoroscope COMMAND --help` explains a command. Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 no server answers.)";
+
+int Report(const absl::Status& status, const Global& global) {
+  if (status.ok()) return kOk;
+  const bool colour = WantsColour(stderr);
+  const std::string message(status.message());
+  const std::string code = absl::StatusCodeToString(status.code());
+  fmt::print(stderr, "{} {} ({})\n", Bold("fluoroscope:", colour), message.empty() ? "the call failed" : message, code);
+  if (status.code() == absl::StatusCode::kUnavailable) {
+    fmt::print(stderr,
+               "Start a server with\n  fluoroscope-server --model NAME=DIRECTORY        (or --config FILE)\n"
+               "or say where one is: --target HOST:PORT, or FLUOROSCOPE_TARGET in the environment (now {}).\n",
+               global.target);
+    return kNoServer;
+  }
+  if (status.code() == absl::StatusCode::kDeadlineExceeded)
+    fmt::print(stderr, "--timeout SECONDS gives it more time (now {:g}; 0: no limit).\n", global.timeout_s);
+  return kFailed;
+}
+
+int Main(int argc, char** argv) {
+  Global global;
+  Action action;
+  CLI::App app("Looks inside the language models of a Fluoroscope server.", "fluoroscope");
+  app.set_version_flag("--version", "fluoroscope " FLUOROSCOPE_VERSION);
+  app.require_subcommand(0, 1);
+  app.fallthrough();  // the options below may also stand behind the command
+  app.add_option("--target", global.target, "The server's gRPC address ($FLUOROSCOPE_TARGET, else localhost:7070)")
+      ->envname("FLUOROSCOPE_TARGET")
+      ->option_text("HOST:PORT");
+  app.add_option("--timeout", global.timeout_s, "How long one call may take (60); 0: no limit")
+      ->check(CLI::Range(0.0, 1e6).description(""))
+      ->option_text("SECONDS");
+  app.add_flag("--json", global.json, "One JSON document instead of a table");
+  AddModels(app, global, &action);
+  AddHooks(app, global, &action);
+  AddRun(app, global, &action);
+  AddSweep(app, global, &action);
+  app.footer(kFooter);  // behind the commands, which would copy it
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kOk : kUsage;
+  }
+  if (!action) {
+    fmt::print(stderr, "{}", app.help());
+    return kUsage;
+  }
+  client::Options options;
+  options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(global.timeout_s * 1000));
+  auto client = client::Client::Connect(global.target, options);
+  absl::Status status = client.ok() ? action(*client) : client.status();
+  // A full disk or a reader that went away shows only now.
+  if (status.ok() && std::fflush(stdout) != 0)
+    status = absl::DataLossError(absl::StrCat("cannot write the output: ", std::strerror(errno)));
+  return Report(status, global);
+}
+
+}  // namespace
+}  // namespace fluoroscope::cli
+
+int main(int argc, char** argv) {
+  try {
+    return fluoroscope::cli::Main(argc, argv);
+  } catch (const std::exception& error) {  // no memory, or output larger than a buffer that cannot be written
+    std::fprintf(stderr, "fluoroscope: %s\n", error.what());
+    return 1;
+  }
+}

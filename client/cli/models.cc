@@ -1,0 +1,69 @@
+// fluoroscope models
+#include <fmt/core.h>
+
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+
+namespace fluoroscope::cli {
+namespace {
+
+nlohmann::ordered_json ToJson(const v1::ModelInfo& model) {
+  return {{"name", model.name()},
+          {"family", model.family()},
+          {"layers", model.layers()},
+          {"d_model", model.d_model()},
+          {"heads", model.heads()},
+          {"kv_heads", model.kv_heads()},
+          {"d_head", model.d_head()},
+          {"d_mlp", model.d_mlp()},
+          {"vocabulary", model.vocabulary()},
+          {"context", model.context()},
+          {"parameters", model.parameters()},
+          {"weight_bytes", model.weight_bytes()},
+          {"dtype", model.dtype()},
+          {"device", model.device()},
+          {"default_bos", model.default_bos()},
+          {"revision", model.revision()},
+          {"weights_sha256", model.weights_sha256()},
+          {"tokenizer_sha256", model.tokenizer_sha256()}};
+}
+
+absl::Status Run(const client::Client& client, const Global& global) {
+  auto models = client.ListModels();
+  if (!models.ok()) return models.status();
+  if (global.json) {
+    auto list = nlohmann::ordered_json::array();
+    for (const v1::ModelInfo& model : *models) list.push_back(ToJson(model));
+    PrintJson({{"models", list}});
+    return absl::OkStatus();
+  }
+  constexpr Align kRight = Align::kRight;
+  Table table({{"MODEL"},
+               {"FAMILY"},
+               {"LAYERS", kRight},
+               {"D_MODEL", kRight},
+               {"HEADS", kRight},
+               {"KV_HEADS", kRight},
+               {"VOCABULARY", kRight},
+               {"CONTEXT", kRight},
+               {"PARAMETERS", kRight},
+               {"WEIGHTS", kRight},
+               {"DTYPE"},
+               {"DEVICE"}});
+  for (const v1::ModelInfo& m : *models) {
+    table.Add({m.name(), m.family(), std::to_string(m.layers()), std::to_string(m.d_model()), std::to_string(m.heads()),
+               std::to_string(m.kv_heads()), std::to_string(m.vocabulary()), std::to_string(m.context()), Count(m.parameters()),
+               Bytes(m.weight_bytes()), m.dtype(), m.device()});
+  }
+  fmt::print("{}", table.ToString(WantsColour(stdout)));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddModels(CLI::App& app, const Global& global, Action* action) {
+  CLI::App* command = app.add_subcommand("models", "The models that the server holds");
+  command->callback([&global, action] { *action = [&global](const client::Client& client) { return Run(client, global); }; });
+}
+
+}  // namespace fluoroscope::cli

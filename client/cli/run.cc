@@ -1,0 +1,140 @@
+// fluoroscope run MODEL PROMPT
+#include <fmt/core.h>
+
+#include <cmath>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+#include "client/cli/prompt.h"
+#include "client/cli/reply_json.h"
+
+namespace fluoroscope::cli {
+namespace {
+
+struct RunOptions {
+  std::string model, prompt;
+  uint32_t top = 5;
+  PromptOptions how;
+};
+
+struct Prediction {
+  int64_t id = 0;
+  std::string token;
+  double logit = 0, log_probability = 0;
+};
+
+// The tokens of these ids, as labels.
+absl::StatusOr<std::vector<std::string>> Labels(const client::Client& client, const std::string& model, std::span<const int64_t> ids) {
+  v1::TokenizeRequest request;
+  request.set_model(model);
+  request.add_prompts()->mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+  auto reply = client.Tokenize(request);
+  if (!reply.ok()) return reply.status();
+  if (reply->rows_size() != 1 || reply->rows(0).tokens_size() != static_cast<int>(ids.size())) {
+    return absl::InternalError(absl::StrCat("asked for ", ids.size(), " token labels, the server sent another number"));
+  }
+  return std::vector<std::string>(reply->rows(0).tokens().begin(), reply->rows(0).tokens().end());
+}
+
+absl::StatusOr<std::vector<Prediction>> Predictions(const client::Client& client, const std::string& model,
+                                                    const client::ForwardResult& result) {
+  const client::Tensor* tokens = result.Find("top.tokens");
+  const client::Tensor* logits = result.Find("top.logits");
+  const client::Tensor* logprobs = result.Find("top.logprobs");
+  if (tokens == nullptr || logits == nullptr || logprobs == nullptr) {
+    return absl::InternalError("the server's reply lacks one of top.tokens, top.logits, top.logprobs");
+  }
+  auto ids = tokens->AsInt64s();
+  if (!ids.ok()) return ids.status();
+  auto logit = logits->ToFloats();
+  if (!logit.ok()) return logit.status();
+  auto logprob = logprobs->ToFloats();
+  if (!logprob.ok()) return logprob.status();
+  if (logit->size() != ids->size() || logprob->size() != ids->size()) {
+    return absl::InternalError("top.tokens, top.logits and top.logprobs of the server's reply differ in size");
+  }
+  auto labels = Labels(client, model, *ids);
+  if (!labels.ok()) return labels.status();
+  std::vector<Prediction> predictions;
+  for (size_t i = 0; i < ids->size(); ++i) predictions.push_back({(*ids)[i], (*labels)[i], (*logit)[i], (*logprob)[i]});
+  return predictions;
+}
+
+void PrintAsJson(const RunOptions& options, const client::ForwardResult& result, const std::vector<Prediction>& predictions) {
+  const v1::RowInfo& row = result.header.rows(0);
+  auto top = nlohmann::ordered_json::array();
+  for (const Prediction& p : predictions) {
+    top.push_back({{"token", p.token},
+                   {"id", p.id},
+                   {"probability", std::exp(p.log_probability)},
+                   {"log_probability", p.log_probability},
+                   {"logit", p.logit}});
+  }
+  PrintJson({{"prompt", options.prompt},
+             {"tokens", TokensToJson(row)},
+             {"bos_added", row.bos_added()},
+             {"top", top},
+             {"queue_ms", result.summary.queue_ms()},
+             {"run_ms", result.summary.run_ms()},
+             {"provenance", ToJson(result.header.provenance())}});
+}
+
+void PrintForPeople(const client::ForwardResult& result, const std::vector<Prediction>& predictions) {
+  const bool colour = WantsColour(stdout);
+  const v1::RowInfo& row = result.header.rows(0);
+  std::string tokens;
+  for (const std::string& token : row.tokens()) tokens += (tokens.empty() ? "" : " ") + Quoted(token);
+  fmt::print(
+      "{}  {}\n",
+      Bold(fmt::format("{} token{}{}", row.token_ids_size(), row.token_ids_size() == 1 ? "" : "s", row.bos_added() ? " (BOS added)" : ""),
+           colour),
+      tokens);
+  Table table({{"NEXT TOKEN"}, {"ID", Align::kRight}, {"PROBABILITY", Align::kRight}, {"LOGIT", Align::kRight}});
+  for (const Prediction& p : predictions) {
+    table.Add({Quoted(p.token), std::to_string(p.id), fmt::format("{:.4f}", std::exp(p.log_probability)), fmt::format("{:.3f}", p.logit)});
+  }
+  const v1::Provenance& provenance = result.header.provenance();
+  fmt::print("\n{}\n{}\n", table.ToString(colour),
+             Dim(fmt::format("{} {} on {}, {:.1f} ms in the queue, {:.1f} ms running", provenance.model(), provenance.dtype(),
+                             provenance.device(), result.summary.queue_ms(), result.summary.run_ms()),
+                 colour));
+}
+
+absl::Status Run(const client::Client& client, const Global& global, RunOptions options) {
+  if (options.prompt == "-") options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  v1::ForwardRequest request;
+  request.set_model(options.model);
+  request.mutable_logits()->set_top_k(options.top);
+  if (absl::Status status = SetPrompt(options.prompt, "prompt", options.how, request.add_prompts()); !status.ok()) return status;
+  auto result = client.Forward(request);
+  if (!result.ok()) return result.status();
+  if (result->header.rows_size() != 1) return absl::InternalError("the server's reply does not describe the one prompt that was sent");
+  auto predictions = Predictions(client, options.model, *result);
+  if (!predictions.ok()) return predictions.status();
+  for (const std::string& warning : result->summary.warnings()) fmt::print(stderr, "warning: {}\n", warning);
+  if (global.json) {
+    PrintAsJson(options, *result, *predictions);
+  } else {
+    PrintForPeople(*result, *predictions);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddRun(CLI::App& app, const Global& global, Action* action) {
+  CLI::App* command = app.add_subcommand("run", "Runs a prompt and shows the most probable next tokens");
+  auto options = std::make_shared<RunOptions>();
+  command->add_option("MODEL", options->model, "Name of the model, as `fluoroscope models` lists it")->required()->option_text(" ");
+  command->add_option("PROMPT", options->prompt, "The text to run, or - to read it from standard input")->required()->option_text(" ");
+  command->add_option("--top", options->top, "How many next tokens to show (5)")->check(CLI::Range(1u, 1000000u))->option_text("N");
+  AddPromptOptions(*command, &options->how);
+  command->callback(
+      [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });
+}
+
+}  // namespace fluoroscope::cli

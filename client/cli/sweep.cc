@@ -1,0 +1,89 @@
+// fluoroscope sweep MODEL --clean TEXT --corrupt TEXT --answer TOKEN --foil TOKEN
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+#include "client/cli/sweep_output.h"
+#include "client/cli/sweep_request.h"
+
+namespace fluoroscope::cli {
+namespace {
+
+constexpr char kExamples[] = R"(
+Each cell of the grid is one run with one place changed, and what the metric then says; what is not an axis is changed at all its places
+together. The server computes of each cell only what differs.
+
+Examples:
+  fluoroscope sweep smollm2-135m --answer " Mary" --foil " John" \
+    --clean   "When John and Mary went to the shops, John gave the bag to" \
+    --corrupt "When John and Mary went to the shops, Mary gave the bag to"
+  … --site z --over layer,head                  which heads carry it
+  … --site z --over layer,head --positions=-1   the same at the last position alone
+  … --site resid_pre,attn_out,mlp_out           three heat maps
+  … --site pattern --over position,source --layers 12 --heads 3
+  … --csv > sweep.csv                           one line per cell)";
+
+struct Options {
+  SweepOptions sweep;
+  bool csv = false, raw = false;
+};
+
+// One line on stderr that is written over again and again, on a terminal and for sweeps that take a while.
+class Progress {
+ public:
+  void Show(size_t done, size_t total) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!is_terminal_ || now < next_) return;
+    next_ = now + std::chrono::milliseconds(100);
+    shown_ = true;
+    fmt::print(stderr, "\r{} of {} cells ({:.0f} %)\x1b[K", done, total, 100.0 * static_cast<double>(done) / static_cast<double>(total));
+  }
+  ~Progress() {
+    if (shown_) fmt::print(stderr, "\r\x1b[K");
+  }
+
+ private:
+  const bool is_terminal_ = isatty(fileno(stderr)) != 0;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
+};
+
+absl::Status Run(const client::Client& client, const Global& global, const Options& options) {
+  if (global.json && options.csv) return absl::InvalidArgumentError("--json and --csv exclude each other");
+  auto request = MakeSweepRequest(options.sweep);
+  if (!request.ok()) return request.status();
+  auto sweep = [&] {
+    Progress progress;
+    return client.Sweep(*request, [&](size_t done, size_t total) { progress.Show(done, total); });
+  };
+  auto result = sweep();
+  if (!result.ok()) return result.status();
+  for (const std::string& warning : result->summary.warnings()) fmt::print(stderr, "warning: {}\n", warning);
+  if (global.json) {
+    PrintJson(SweepToJson(*request, *result));
+  } else if (options.csv) {
+    fmt::print("{}", SweepToCsv(*request, *result));
+  } else {
+    PrintHeatMaps(*request, *result, options.raw);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddSweep(CLI::App& app, const Global& global, Action* action) {
+  CLI::App* command = app.add_subcommand("sweep", "Patches a whole grid of places and shows what each one does, as a heat map");
+  auto options = std::make_shared<Options>();
+  AddSweepOptions(*command, &options->sweep);
+  command->add_flag("--raw", options->raw, "The heat map shows the metric itself, also where it can be normalised");
+  command->add_flag("--csv", options->csv, "One line per cell: labels, value, normalised value");
+  command->footer(kExamples);
+  command->callback(
+      [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });
+}
+
+}  // namespace fluoroscope::cli

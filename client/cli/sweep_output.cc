@@ -1,0 +1,215 @@
+#include "client/cli/sweep_output.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/output.h"
+#include "client/cli/reply_json.h"
+
+namespace fluoroscope::cli {
+namespace {
+
+// Of these sites the last axis is the position that is attended to.
+bool HasSources(const v1::SweepRequest& request) {
+  return std::all_of(request.sites().begin(), request.sites().end(),
+                     [](const std::string& site) { return site == "attn.hook_pattern" || site == "attn.hook_attn_scores"; });
+}
+
+std::string AxisName(const v1::SweepRequest& request, v1::SweepAxis axis) {
+  switch (axis) {
+    case v1::SWEEP_AXIS_SITE:
+      return "site";
+    case v1::SWEEP_AXIS_LAYER:
+      return "layer";
+    case v1::SWEEP_AXIS_POSITION:
+      return "position";
+    case v1::SWEEP_AXIS_HEAD:
+      return "head";
+    case v1::SWEEP_AXIS_UNIT:
+      return HasSources(request) ? "source" : "unit";
+    default:
+      return "axis";
+  }
+}
+
+struct Axis {
+  std::string name;
+  std::vector<std::string> labels;
+};
+
+std::vector<Axis> AxesOf(const v1::SweepRequest& request, const client::SweepResult& result) {
+  std::vector<Axis> axes;
+  for (const v1::SweepAxisInfo& info : result.header.axes())
+    axes.push_back({AxisName(request, info.axis()), {info.labels().begin(), info.labels().end()}});
+  return axes;
+}
+
+// As they are read: "9 John".
+std::vector<std::string> ShownLabels(const Axis& axis) {
+  if (axis.name != "position" && axis.name != "source") return axis.labels;
+  std::vector<std::string> shown;
+  for (const std::string& label : axis.labels) shown.push_back(PositionLabel(label));
+  return shown;
+}
+
+std::string What(const v1::SweepRequest& request) {
+  const bool noise = request.direction() == v1::SWEEP_DIRECTION_NOISE;
+  std::string sites;
+  for (const std::string& site : request.sites()) sites += (sites.empty() ? "" : ", ") + site;
+  const char* run = noise ? "clean" : "corrupt";
+  switch (request.kind()) {
+    case v1::SWEEP_KIND_ZERO:
+      return fmt::format("{}: zeros into the {} run", sites, run);
+    case v1::SWEEP_KIND_MEAN:
+      return fmt::format("{}: means into the {} run", sites, run);
+    case v1::SWEEP_KIND_RESAMPLE:
+      return fmt::format("{}: resampled values into the {} run", sites, run);
+    default:
+      return fmt::format("{}: {} values into the {} run", sites, noise ? "corrupt" : "clean", run);
+  }
+}
+
+// Values and the scale of their colours.
+HeatMap Scaled(const client::SweepResult& result, bool raw, bool* is_normalized) {
+  HeatMap map;
+  auto normalized = result.Normalized();
+  *is_normalized = normalized.ok() && !raw;
+  map.values = *is_normalized ? *std::move(normalized) : result.MeanValues();
+  map.centre = *is_normalized ? 0 : result.MeanBase();
+  double reach = *is_normalized ? 1 : 0;
+  for (double value : map.values)
+    if (std::isfinite(value)) reach = std::max(reach, std::abs(value - map.centre));
+  map.reach = reach > 0 ? reach : 1;
+  return map;
+}
+
+// The layers run from the bottom to the top, as the residual stream is drawn; everything else reads from the top.
+void TurnLayers(HeatMap& map) {
+  const size_t columns = map.columns.size();
+  std::reverse(map.rows.begin(), map.rows.end());
+  std::vector<double> turned;
+  for (size_t r = map.rows.size(); r-- > 0;)
+    turned.insert(turned.end(), map.values.begin() + static_cast<std::ptrdiff_t>(r * columns),
+                  map.values.begin() + static_cast<std::ptrdiff_t>((r + 1) * columns));
+  map.values = std::move(turned);
+}
+
+std::string Labels(const std::vector<Axis>& axes, size_t count, size_t place) {
+  std::string text;
+  for (size_t i = count; i-- > 0;) {
+    const size_t size = axes[i].labels.size();
+    text.insert(0, absl::StrCat(axes[i].name, " ", ShownLabels(axes[i])[place % size], text.empty() ? "" : ", "));
+    place /= size;
+  }
+  return text;
+}
+
+nlohmann::ordered_json Number(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+}
+
+// Nested arrays with the axes' shape.
+nlohmann::ordered_json Nested(const std::vector<Axis>& axes, const std::vector<double>& values, size_t axis, size_t& at) {
+  if (axis == axes.size()) return Number(values[at++]);
+  auto list = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < axes[axis].labels.size(); ++i) list.push_back(Nested(axes, values, axis + 1, at));
+  return list;
+}
+
+std::string CsvField(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
+}
+
+double Saved(const v1::SweepEstimate& estimate) { return estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0; }
+
+}  // namespace
+
+void PrintHeatMaps(const v1::SweepRequest& request, const client::SweepResult& result, bool raw) {
+  const Palette palette = PaletteOf(stdout);
+  const bool colour = palette != Palette::kNone;
+  const std::vector<Axis> axes = AxesOf(request, result);
+  bool normalized = false;
+  const HeatMap whole = Scaled(result, raw, &normalized);
+  const bool noise = request.direction() == v1::SWEEP_DIRECTION_NOISE;
+  fmt::print("{}\n", Bold(What(request), colour));
+  fmt::print("{} is {:.3f} in the {} run and {:.3f} in the {} one.\n{}\n", result.header.metrics(0), result.MeanBase(),
+             noise ? "clean" : "corrupt", result.MeanSource(), noise ? "corrupt" : "clean",
+             normalized ? fmt::format("Shown: 0 is the {} run, 1 the {} run.", noise ? "clean" : "corrupt", noise ? "corrupt" : "clean")
+                        : "Shown: its value in each cell.");
+  const size_t inner = std::min<size_t>(axes.size(), 2), outer = axes.size() - inner;
+  const size_t rows = axes[outer].labels.size(), columns = inner == 2 ? axes[outer + 1].labels.size() : 1;
+  for (size_t place = 0; place < result.cells / (rows * columns); ++place) {
+    HeatMap map = whole;
+    const auto begin = whole.values.begin() + static_cast<std::ptrdiff_t>(place * rows * columns);
+    map.values.assign(begin, begin + static_cast<std::ptrdiff_t>(rows * columns));
+    map.row_title = axes[outer].name;
+    map.rows = ShownLabels(axes[outer]);
+    map.column_title = inner == 2 ? axes[outer + 1].name : "";
+    map.columns = inner == 2 ? ShownLabels(axes[outer + 1]) : std::vector<std::string>{result.header.metrics(0)};
+    if (map.row_title == "layer") TurnLayers(map);
+    fmt::print("\n");
+    if (outer > 0) fmt::print("{}\n", Bold(Labels(axes, outer, place), colour));
+    fmt::print("{}", colour ? Draw(map, palette, WidthOf(stdout)) : DrawPlain(map));
+  }
+  if (colour) fmt::print("\n{}\n", Legend(whole, palette));
+  const v1::SweepEstimate& estimate = result.header.estimate();
+  const v1::Provenance& provenance = result.header.provenance();
+  fmt::print("{}{}\n", colour ? "" : "\n",
+             Dim(fmt::format("{} cells in {:.2f} s, {:.0f} times less work than a forward pass per cell; {} {} on {}", estimate.cells(),
+                             result.summary.run_ms() / 1000, Saved(estimate), provenance.model(), provenance.dtype(), provenance.device()),
+                 colour));
+}
+
+nlohmann::ordered_json SweepToJson(const v1::SweepRequest& request, const client::SweepResult& result) {
+  const std::vector<Axis> axes = AxesOf(request, result);
+  auto shape = nlohmann::ordered_json::array();
+  for (const Axis& axis : axes) shape.push_back({{"name", axis.name}, {"labels", axis.labels}});
+  size_t at = 0;
+  nlohmann::ordered_json values = Nested(axes, result.MeanValues(), 0, at), normalized = nullptr;
+  if (auto numbers = result.Normalized(); numbers.ok()) normalized = Nested(axes, *numbers, 0, at = 0);
+  const v1::SweepEstimate& e = result.header.estimate();
+  return {{"sweep", What(request)},
+          {"clean", TokensToJson(result.header.clean(0))},
+          {"corrupt", TokensToJson(result.header.corrupt(0))},
+          {"metric", result.header.metrics(0)},
+          {"base", Number(result.MeanBase())},
+          {"source", Number(result.MeanSource())},
+          {"axes", shape},
+          {"values", values},
+          {"normalized", normalized},
+          {"warnings", std::vector<std::string>(result.summary.warnings().begin(), result.summary.warnings().end())},
+          {"cells", e.cells()},
+          {"filled_cells", e.filled_cells()},
+          {"flops", e.flops()},
+          {"forwards_flops", e.forwards_flops()},
+          {"queue_ms", result.summary.queue_ms()},
+          {"run_ms", result.summary.run_ms()},
+          {"provenance", ToJson(result.header.provenance())}};
+}
+
+std::string SweepToCsv(const v1::SweepRequest& request, const client::SweepResult& result) {
+  const std::vector<Axis> axes = AxesOf(request, result);
+  const std::vector<double> values = result.MeanValues();
+  const auto normalized = result.Normalized();
+  std::string text;
+  for (const Axis& axis : axes) text += axis.name + ",";
+  text += CsvField(result.header.metrics(0)) + ",normalized\n";
+  for (size_t cell = 0; cell < result.cells; ++cell) {
+    std::string line;
+    size_t place = cell;
+    for (size_t i = axes.size(); i-- > 0;) {
+      line.insert(0, absl::StrCat(CsvField(axes[i].labels[place % axes[i].labels.size()]), ","));
+      place /= axes[i].labels.size();
+    }
+    text += line + fmt::format("{}", values[cell]) + "," + (normalized.ok() ? fmt::format("{}", (*normalized)[cell]) : "") + "\n";
+  }
+  return text;
+}
+
+}  // namespace fluoroscope::cli

@@ -1,0 +1,138 @@
+#include "client/client.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <random>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "client/raw_call.h"
+#include "client/status.h"
+
+namespace fluoroscope::client {
+namespace {
+
+using std::chrono::system_clock;
+
+// Servers send tensors in small pieces; this is for the token lists of a reply with very many prompts.
+constexpr int kMaxMessageBytes = 64 << 20;
+
+std::string RandomName() {
+  std::random_device random;
+  std::string name;
+  for (int i = 0; i < 4; ++i) absl::StrAppend(&name, absl::Hex(random(), absl::kZeroPad8));
+  return name;
+}
+
+}  // namespace
+
+Client::Client(std::shared_ptr<grpc::Channel> channel, Options options)
+    : channel_(std::move(channel)),
+      models_(v1::Models::NewStub(channel_)),
+      inference_(v1::Inference::NewStub(channel_)),
+      patching_(v1::Patching::NewStub(channel_)),
+      options_(std::move(options)) {
+  if (options_.principal.empty()) options_.principal = RandomName();
+}
+
+absl::StatusOr<Client> Client::Connect(const std::string& target, Options options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  const auto deadline = system_clock::now() + options.connect_timeout;
+  // gRPC itself would go on trying until the deadline; somebody who mistyped a port wants to know at once.
+  for (auto state = channel->GetState(true); state != GRPC_CHANNEL_READY; state = channel->GetState(true)) {
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN || !channel->WaitForStateChange(state, deadline)) {
+      return absl::UnavailableError(absl::StrCat("no server answers at ", target));
+    }
+  }
+  return Client(std::move(channel), std::move(options));
+}
+
+std::unique_ptr<grpc::ClientContext> Client::NewContext() const {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->AddMetadata("x-fluoroscope-principal", options_.principal);
+  if (options_.call_timeout.count() > 0) context->set_deadline(system_clock::now() + options_.call_timeout);
+  return context;
+}
+
+absl::StatusOr<std::vector<v1::ModelInfo>> Client::ListModels() const {
+  v1::ListModelsReply reply;
+  const grpc::Status status = models_->ListModels(NewContext().get(), v1::ListModelsRequest(), &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return std::vector<v1::ModelInfo>(reply.models().begin(), reply.models().end());
+}
+
+absl::StatusOr<v1::GetModelReply> Client::GetModel(const std::string& model) const {
+  v1::GetModelRequest request;
+  request.set_model(model);
+  v1::GetModelReply reply;
+  const grpc::Status status = models_->GetModel(NewContext().get(), request, &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
+}
+
+absl::StatusOr<v1::TokenizeReply> Client::Tokenize(const v1::TokenizeRequest& request) const {
+  v1::TokenizeReply reply;
+  const grpc::Status status = models_->Tokenize(NewContext().get(), request, &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
+}
+
+absl::StatusOr<v1::DetokenizeReply> Client::Detokenize(const v1::DetokenizeRequest& request) const {
+  v1::DetokenizeReply reply;
+  const grpc::Status status = models_->Detokenize(NewContext().get(), request, &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
+}
+
+absl::StatusOr<v1::EstimateReply> Client::Estimate(const v1::ForwardRequest& request) const {
+  v1::EstimateReply reply;
+  const grpc::Status status = inference_->Estimate(NewContext().get(), request, &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
+}
+
+absl::StatusOr<ForwardResult> Client::Forward(const v1::ForwardRequest& request) const {
+  const auto context = NewContext();
+  RawCall call(channel_, "/fluoroscope.v1.Inference/Forward", request, context.get());
+  Assembler assembler;
+  grpc::ByteBuffer message;
+  while (call.Read(&message)) {
+    if (absl::Status status = assembler.Take(&message); !status.ok()) return status;
+    message.Clear();
+  }
+  const grpc::Status status = call.Finish();
+  if (!status.ok()) return ToAbsl(status);
+  return assembler.Finish();
+}
+
+absl::StatusOr<SweepResult> Client::Sweep(const v1::SweepRequest& request, const SweepProgress& progress) const {
+  const auto context = NewContext();
+  const auto call = patching_->Sweep(context.get(), request);
+  SweepAssembler assembler;
+  absl::Status taken;
+  v1::SweepReply message;
+  while (call->Read(&message)) {
+    if (!taken.ok()) continue;  // cancelled: what is still on its way
+    taken = assembler.Take(message);
+    if (!taken.ok()) context->TryCancel();
+    if (taken.ok() && progress && assembler.total() > 0) progress(assembler.done(), assembler.total());
+  }
+  const grpc::Status status = call->Finish();
+  if (!taken.ok()) return taken;
+  if (!status.ok()) return ToAbsl(status);
+  return assembler.Finish();
+}
+
+absl::StatusOr<v1::SweepEstimate> Client::EstimateSweep(const v1::SweepRequest& request) const {
+  v1::SweepEstimate reply;
+  const grpc::Status status = patching_->EstimateSweep(NewContext().get(), request, &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
+}
+
+}  // namespace fluoroscope::client

@@ -1,0 +1,145 @@
+"""The client for asyncio: the same surface, awaited; cancelling the task cancels the call on the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import EllipsisType, TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from fluoroscope.client import Client, connect
+from fluoroscope.hooks import HookTable
+from fluoroscope.model import Model
+from fluoroscope.results import ModelInfo
+from fluoroscope.underway import UNDERWAY, Underway
+from fluoroscope.weights import AxisIndex, WeightInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncClient:
+    """A connection to one server for asyncio. Use one per process and share it between tasks; also an asynchronous context manager that closes it.
+
+    Each call waits in a thread of its own, so the event loop neither waits for the server nor copies tensors. Cancelling the task that awaits a call
+    (asyncio.timeout, TaskGroup, Ctrl-C) cancels the call, and the server stops working on it.
+
+    Attributes:
+      target: the server's address.
+    """
+
+    def __init__(self, target: str | Client, *, timeout: float | None = None, calls: int = 64) -> None:
+        """Opens the connection lazily; `fs.connect_async` also checks that a server answers.
+
+        Args:
+          target: the server's gRPC address, or a client whose connection is to be used: `fs.AsyncClient(fs.serve("smollm2-135m"))`. Closing closes it too.
+          timeout: seconds after which any call fails with DeadlineExceededError; for a client that is given, its own.
+          calls: so many calls wait for the server at a time; more wait for their turn.
+        """
+        if isinstance(target, Client) and timeout is not None:
+            raise ValueError("the client that is given has a timeout of its own; give it to that, or to each call")
+        self._client = target if isinstance(target, Client) else Client(target, timeout=timeout)
+        self._threads = ThreadPoolExecutor(calls, thread_name_prefix="fluoroscope-call")
+        self.target = self._client.target
+
+    async def models(self) -> list[ModelInfo]:
+        """The models this server has in memory."""
+        return await self._call(self._client.models)
+
+    async def model(self, name: str) -> AsyncModel:
+        """A model by name. NotFoundError, with the names that exist, when there is none."""
+        return AsyncModel(await self._call(self._client.model, name), self._call)
+
+    async def close(self) -> None:
+        """Closes the connection, which ends calls that are under way, and the local server process if the client has one. May be called again."""
+        await asyncio.to_thread(self._client.close)
+        self._threads.shutdown(wait=False)
+
+    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        underway, context = Underway(), contextvars.copy_context()
+        context.run(UNDERWAY.set, underway)
+        # Cancelled while it waits for a thread, it never runs.
+        future = asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(context.run, function, *args, **kwargs))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            underway.cancel()
+            raise
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"Async{self._client!r}"
+
+
+async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None) -> AsyncClient:
+    """Connects to a running server; arguments and errors as in fs.connect."""
+    underway, context = Underway(), contextvars.copy_context()
+    context.run(UNDERWAY.set, underway)
+    try:
+        return AsyncClient(await asyncio.to_thread(context.run, connect, target, timeout=timeout))
+    except asyncio.CancelledError:
+        underway.cancel()
+        raise
+
+
+def _awaited(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, R]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._call(method, self._model, *args, **kwargs)
+
+    return call
+
+
+class AsyncModel:
+    """A model on the server, made by `await client.model(name)`: fluoroscope.Model with every call awaited; arguments, answers and errors are its own.
+
+    Attributes:
+      name: its name on this server.
+      info: sizes, dtype, device and hashes.
+    """
+
+    def __init__(self, model: Model, call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self._model = model
+        self._call = call
+        self.name = model.name
+        self.info = model.info
+
+    def hooks(self) -> HookTable:
+        """The hook points of this model, with their equations and shapes. Known already: nothing to await."""
+        return self._model.hooks()
+
+    async def weight(self, name: str, *index: AxisIndex | EllipsisType) -> np.ndarray:
+        """`await model.weight("blocks.3.attn.W_Q", 2, slice(10))` is `model.weights["blocks.3.attn.W_Q", 2, :10]`, which an index cannot await."""
+        return await self._call(lambda: self._model.weights[(name, *index)])
+
+    async def weight_infos(self) -> list[WeightInfo]:
+        """Names, axes and shapes of all weights."""
+        return await self._call(lambda: [self._model.weights.info(name) for name in self._model.weights])
+
+    tokenize = _awaited(Model.tokenize)
+    to_str_tokens = _awaited(Model.to_str_tokens)
+    detokenize = _awaited(Model.detokenize)
+    differing_positions = _awaited(Model.differing_positions)
+    align = _awaited(Model.align)
+    run_with_cache = _awaited(Model.run_with_cache)
+    run_with_hooks = _awaited(Model.run_with_hooks)
+    run = _awaited(Model.run)
+    subspace_effects = _awaited(Model.subspace_effects)
+    top_tokens = _awaited(Model.top_tokens)
+    estimate = _awaited(Model.estimate)
+    sweep = _awaited(Model.sweep)
+    attribute = _awaited(Model.attribute)
+    estimate_sweep = _awaited(Model.estimate_sweep)
+
+    def __repr__(self) -> str:
+        return f"Async{self._model!r}"

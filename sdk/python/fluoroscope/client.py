@@ -1,0 +1,126 @@
+"""The connection to a server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import grpc
+
+from fluoroscope._proto.v1 import models_pb2
+from fluoroscope.errors import from_rpc
+from fluoroscope.interrupt import CtrlC
+from fluoroscope.memory import keep_freed_buffers
+from fluoroscope.results import ModelInfo
+
+if TYPE_CHECKING:
+    from fluoroscope.local_server import LocalServer
+    from fluoroscope.model import Model
+
+
+class _Message(Protocol):
+    def SerializeToString(self) -> bytes: ...
+
+
+R = TypeVar("R")
+
+
+class Client:
+    """A connection to one server. Thread-safe: use one per process and share it. Also a context manager that closes it.
+
+    Attributes:
+      target: the server's address.
+      server: the local server process that belongs to this client (see fs.serve), else None.
+    """
+
+    def __init__(self, target: str, *, timeout: float | None = None, server: LocalServer | None = None) -> None:
+        """Opens the connection lazily; `fs.connect` also checks that a server answers."""
+        self.target = target
+        self.server = server
+        self._timeout = timeout
+        # Whose work this is: the server shares itself out fairly between principals.
+        self._metadata = (("x-fluoroscope-principal", secrets.token_hex(16)),)
+        # Request messages may be large (token ids, directions); replies come in chunks far below gRPC's default limit.
+        keep_freed_buffers()
+        self._channel = grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)])
+
+    def models(self) -> list[ModelInfo]:
+        """The models this server has in memory."""
+        reply = self.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply)
+        return [ModelInfo.of(model) for model in reply.models]
+
+    def model(self, name: str) -> Model:
+        """A model by name. NotFoundError, with the names that exist, when there is none."""
+        from fluoroscope.model import Model
+
+        return Model(self, name)
+
+    def close(self) -> None:
+        """Closes the connection, and ends the local server process if there is one. May be called again."""
+        self._channel.close()
+        if self.server is not None:
+            self.server.stop()
+
+    def unary(self, method: str, request: _Message, reply: type[R], timeout: float | None = None) -> R:
+        """One request, one reply. For the package's own use."""
+        call: Any = self._channel.unary_unary(method, type(request).SerializeToString, cast(Any, reply).FromString)
+        ctrl_c = CtrlC()
+        try:
+            with ctrl_c:
+                future = ctrl_c.watch(call.future(request, timeout=self._deadline(timeout), metadata=self._metadata))
+                return cast(R, future.result())
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target) from None
+        finally:
+            ctrl_c.cancel()  # however it was left, the server must not go on working for nobody
+
+    def stream(self, method: str, request: _Message, timeout: float | None = None) -> Generator[bytes, None, None]:
+        """One request, the messages of a stream as bytes. For the package's own use. Cancels the call when it is left early."""
+        call: Any = self._channel.unary_stream(method, type(request).SerializeToString, None)
+        ctrl_c = CtrlC()
+        try:
+            with ctrl_c:
+                messages = ctrl_c.watch(call(request, timeout=self._deadline(timeout), metadata=self._metadata))
+            while True:
+                with ctrl_c:
+                    message = next(messages, None)
+                if message is None:
+                    return
+                yield message
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target) from None
+        finally:
+            ctrl_c.cancel()  # does nothing once the stream has ended
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.target!r}{', with its own server' if self.server is not None else ''})"
+
+
+def connect(target: str = "localhost:7070", *, timeout: float | None = None) -> Client:
+    """Connects to a running server.
+
+    Args:
+      target: its gRPC address, "host:port".
+      timeout: seconds after which any call of this client fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the server too.
+
+    Raises:
+      UnavailableError: no server answers there.
+    """
+    client = Client(target, timeout=timeout)
+    try:
+        client.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout=timeout or 10)
+    except BaseException:
+        client.close()
+        raise
+    return client

@@ -1,0 +1,145 @@
+"""What can go wrong, as exceptions: one base class and one subclass per gRPC status code.
+
+The server's messages say what was wrong and what is allowed; they are passed on unchanged. Where Python has a class for the same kind of problem
+(ValueError, TimeoutError, ...) the subclass is one of those too.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+
+class FluoroscopeError(Exception):
+    """Base of everything this package raises about a server or a request.
+
+    Attributes:
+      message: what went wrong, in words.
+      code: the gRPC status code, or None when the problem is on this side of the wire.
+    """
+
+    code: grpc.StatusCode | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CancelledError(FluoroscopeError):
+    """The call was cancelled."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class UnknownError(FluoroscopeError):
+    """The server failed in a way it did not describe."""
+
+    code = grpc.StatusCode.UNKNOWN
+
+
+class InvalidArgumentError(FluoroscopeError, ValueError):
+    """The request is wrong; the message names the field and what is allowed."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class DeadlineExceededError(FluoroscopeError, TimeoutError):
+    """The call's `timeout` ran out."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class NotFoundError(FluoroscopeError, LookupError):
+    """There is no such model; the message lists those that exist."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(FluoroscopeError):
+    """The thing to be made is there already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class PermissionDeniedError(FluoroscopeError, PermissionError):
+    """The caller may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class ResourceExhaustedError(FluoroscopeError):
+    """Too large for the server's budget, or its queue is full; the message gives both numbers."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class FailedPreconditionError(FluoroscopeError):
+    """This model cannot offer what was asked; the message says why."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class AbortedError(FluoroscopeError):
+    """The call lost against another one; it may be tried again."""
+
+    code = grpc.StatusCode.ABORTED
+
+
+class OutOfRangeError(FluoroscopeError, ValueError):
+    """A number lies outside what is valid at the moment."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class UnimplementedError(FluoroscopeError, NotImplementedError):
+    """The server does not have this call: it is older than this package, or not a Fluoroscope server."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InternalError(FluoroscopeError):
+    """A bug in the server, or a broken transport."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class UnavailableError(FluoroscopeError, ConnectionError):
+    """No server answers there, or it is shutting down; the call may be tried again."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DataLossError(FluoroscopeError):
+    """The reply did not arrive as it was sent: a checksum, a size or an order does not fit."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
+class UnauthenticatedError(FluoroscopeError, PermissionError):
+    """The server wants to know who is calling."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ServerStartError(FluoroscopeError):
+    """A local server could not be started; the message ends with the last lines of its log."""
+
+
+class FluoroscopeWarning(UserWarning):
+    """A result that is correct but probably not what was meant, such as a patch that changes nothing."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[FluoroscopeError]] = {
+    cls.code: cls for cls in FluoroscopeError.__subclasses__() if cls.code is not None
+}
+
+
+def from_rpc(error: grpc.RpcError, target: str) -> FluoroscopeError:
+    """The exception of this package for a failed call to `target`."""
+    code: grpc.StatusCode = error.code()
+    details: str = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
+        details = (
+            f"no server answers at {target}. Start one with `fluoroscope-server --model NAME=DIR`, or let this process start one: "
+            f"fs.serve(\"smollm2-135m\"). ({details})"
+        )
+    return _BY_CODE.get(code, UnknownError)(details)

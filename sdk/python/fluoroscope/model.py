@@ -1,0 +1,609 @@
+"""A model on the server: what it is, its tokens, and runs with captures and interventions."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings as python_warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fluoroscope import subspace
+from fluoroscope import sweep as sweeps
+from fluoroscope._proto.v1 import attribution_pb2, inference_pb2, models_pb2, patching_pb2, plan_pb2
+from fluoroscope.align import align
+from fluoroscope.assemble import Assembler, Bfloat16
+from fluoroscope.cache import ActivationCache
+from fluoroscope.client import Client
+from fluoroscope.errors import FluoroscopeWarning
+from fluoroscope.hooks import Hook, HookTable
+from fluoroscope.interventions import Intervention
+from fluoroscope.logits import LogitsChoice, top_message
+from fluoroscope.metrics import Metric
+from fluoroscope.names import HookKey, hook_name
+from fluoroscope.ragged import Ragged
+from fluoroscope.requests import CaptureChoice, Plan, Reduction, build, starts
+from fluoroscope.results import Estimate, Metrics, ModelInfo, Provenance, RunResult, Timing, TopToken, TopTokens
+from fluoroscope.selections import Bos, Positions, Prompts, Where, as_ints, as_prompts, prompt_messages, resolve
+from fluoroscope.subspace import SubspaceEffects
+from fluoroscope.sweep_reader import read_sweep
+from fluoroscope.sweep_result import SweepEstimate, SweepResult
+from fluoroscope.weights import Weights
+from fluoroscope.wire import Reply, read_reply
+
+# A hook name or glob, several of them, a function of the full name that says which to keep, or None.
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+_COPY_WARNING = re.compile(r"interventions\[\d+\] copies row \d+ to row \d+, but both have the same tokens")
+_FORWARD = "/fluoroscope.v1.Inference/Forward"
+_ESTIMATE = "/fluoroscope.v1.Inference/Estimate"
+_SWEEP = "/fluoroscope.v1.Patching/Sweep"
+_ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
+_ESTIMATE_SWEEP = "/fluoroscope.v1.Patching/EstimateSweep"
+# TransformerLens keeps these only when asked for by configuration: they repeat other tensors once per head.
+_NOT_BY_DEFAULT = ("attn.hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
+
+
+ATTRIBUTION_METHODS = {
+    "atp": attribution_pb2.ATTRIBUTION_METHOD_ATTRIBUTION_PATCHING,
+    "ig": attribution_pb2.ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS,
+    "grad_x_input": attribution_pb2.ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT,
+}
+
+
+class Model:
+    """A model that the server has in memory; made by `client.model(name)`. Thread-safe.
+
+    Wherever a prompt is expected, text or token ids do, or a list of either for several prompts in one request. Token ids run exactly as given. Text gets
+    a BOS exactly when the model's tokenizer adds one by default; `bos="always"` or `"never"` changes that. (TransformerLens puts a BOS in front of
+    every text, so numbers differ from it unless `bos` says the same.)
+
+    Attributes:
+      name: its name on this server.
+      info: sizes, dtype, device and hashes.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self.name = name
+        reply = client.unary("/fluoroscope.v1.Models/GetModel", models_pb2.GetModelRequest(model=name), models_pb2.GetModelReply)
+        self.info = ModelInfo.of(reply.info)
+        self._weights: Weights | None = None
+        self._hooks = HookTable([Hook.of(site) for site in reply.sites], self.info.layers)
+
+    def hooks(self) -> HookTable:
+        """The hook points of this model, with their equations and shapes. Prints as a table."""
+        return self._hooks
+
+    @property
+    def weights(self) -> Weights:
+        """The weights by TransformerLens's names: `model.weights["blocks.3.attn.W_Q"]`, or a part: `model.weights["blocks.3.attn.W_Q", 2, :, :10]`.
+
+        float32 for a float32 or bfloat16 model. `print(model.weights)` shows names and shapes.
+        """
+        if self._weights is None:
+            request = models_pb2.ListWeightsRequest(model=self.name)
+            reply = self._client.unary("/fluoroscope.v1.Models/ListWeights", request, models_pb2.ListWeightsReply)
+            self._weights = Weights(self.name, reply.weights, self._read_weight)
+        return self._weights
+
+    # Tokens.
+
+    def tokenize(self, prompts: Prompts, *, bos: Bos = None, parse_special_tokens: bool = False) -> list[int] | list[list[int]]:
+        """The token ids that a run of these prompts would use: one list, or one per prompt for a list of prompts.
+
+        Args:
+          bos: None or "default": what the tokenizer does by default; "always" (True) or "never" (False).
+          parse_special_tokens: special tokens written in the text, such as "<|im_start|>", become their ids; else they are plain text.
+        """
+        rows, single = self._rows(prompts, bos, parse_special_tokens)
+        ids = [list(row.token_ids) for row in rows]
+        return ids[0] if single else ids
+
+    def to_str_tokens(self, prompts: Prompts, *, bos: Bos = None, parse_special_tokens: bool = False) -> list[str] | list[list[str]]:
+        """The same as text, each token decoded on its own: one list, or one per prompt for a list of prompts."""
+        rows, single = self._rows(prompts, bos, parse_special_tokens)
+        texts = [list(row.tokens) for row in rows]
+        return texts[0] if single else texts
+
+    def detokenize(self, ids: Prompts, *, skip_special_tokens: bool = False) -> str | list[str]:
+        """The text of token ids: one text, or one per list for a list of lists."""
+        rows, single = as_prompts(ids)
+        messages = []
+        for row in rows:
+            if not isinstance(row, list):
+                raise ValueError("detokenize takes token ids, not text")
+            messages.append(plan_pb2.TokenIds(ids=row))
+        request = models_pb2.DetokenizeRequest(model=self.name, rows=messages, skip_special_tokens=skip_special_tokens)
+        texts = list(self._client.unary("/fluoroscope.v1.Models/Detokenize", request, models_pb2.DetokenizeReply).texts)
+        return texts[0] if single else texts
+
+    def differing_positions(
+        self, clean: Prompts, corrupt: Prompts, *, bos: Bos = None, parse_special_tokens: bool = False
+    ) -> list[int] | list[list[int]]:
+        """The positions at which two prompts have different tokens, ascending. For two lists of prompts: one list per pair.
+
+        Raises:
+          ValueError: the prompts have different numbers of tokens, so that a position does not mean the same in both.
+        """
+        rows, single = as_prompts(clean)
+        others, other_single = as_prompts(corrupt)
+        if (len(rows), single) != (len(others), other_single):
+            raise ValueError(f"clean has {len(rows)} prompts and corrupt {len(others)}; give one each, or two lists of the same length")
+        reply, _ = self._rows([*rows, *others], bos, parse_special_tokens)
+        found = []
+        for number, (a, b) in enumerate(zip(reply[: len(rows)], reply[len(rows) :], strict=True)):
+            if len(a.token_ids) != len(b.token_ids):
+                raise ValueError(_unequal(a, b, None if single else number))
+            found.append([i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=True)) if x != y])
+        return found[0] if single else found
+
+    # Runs.
+
+    def run_with_cache(
+        self,
+        prompts: Prompts,
+        names_filter: NamesFilter = None,
+        *,
+        positions: Positions = None,
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        reduction: Reduction = None,
+        logits: LogitsChoice = "all",
+        remove_batch_dim: bool = False,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        bfloat16: Bfloat16 = "float32",
+        isolated: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[np.ndarray | Ragged | None, ActivationCache]:
+        """Runs prompts and keeps activations. Only what is asked for is computed, kept and sent.
+
+        Args:
+          prompts: one prompt or a list of them.
+          names_filter: which hook points to keep: a name ("blocks.5.hook_resid_pre"), a glob ("blocks.*.attn.hook_pattern"), a list of these, or a function
+            of the full name. Default: all that TransformerLens keeps by default.
+          positions: which positions to keep (query positions of scores and patterns). Default: all. See fs.Positions.
+          layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis.
+          reduction: done on the server before anything is sent: "last" (each prompt's last position), fs.TopK(k) or fs.Dot(directions).
+          logits: "all" (as in TransformerLens), "last", positions, fs.Logits(positions, tokens), or None. For long prompts "all" is the largest part of
+            the reply.
+          remove_batch_dim: drop the batch axis; for a single prompt.
+          bos, parse_special_tokens: see tokenize.
+          bfloat16: what a bf16 model's values become: "float32" (exact), or "ml_dtypes" to keep them.
+          isolated: run each prompt alone, so that a repeat gives the same bits.
+          timeout: seconds; default: the client's.
+
+        Returns:
+          (logits, cache). Logits are [batch, positions, vocabulary or chosen tokens], float32 for a float32 model. Prompts of unequal length give a
+          Ragged wherever sizes differ.
+
+        Raises:
+          NotFoundError: a name or layer does not exist, or a glob matches nothing; the message says what does.
+          InvalidArgumentError: a position, head or token is out of range; the message says what is allowed.
+          FailedPreconditionError: this model does not have the hook point; the message says why.
+          ResourceExhaustedError: too large for the server; `estimate` says how large.
+        """
+        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        plan = self._build(prompts, capture=capture, logits=logits, bos=bos, parse_special_tokens=parse_special_tokens, isolated=isolated)
+        if remove_batch_dim and plan.rows != 1:
+            raise ValueError(f"remove_batch_dim is for one prompt; there are {plan.rows}")
+        result = self._run(plan, bfloat16, remove_batch_dim, timeout)
+        return result.logits, result.cache
+
+    def run_with_hooks(
+        self,
+        prompts: Prompts,
+        interventions: Sequence[Intervention] = (),
+        *,
+        metrics: Sequence[Metric] = (),
+        names_filter: NamesFilter = (),
+        positions: Positions = None,
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        reduction: Reduction = None,
+        logits: LogitsChoice = "last",
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        bfloat16: Bfloat16 = "float32",
+        isolated: bool = False,
+        timeout: float | None = None,
+    ) -> RunResult:
+        """Runs prompts with interventions and returns logits, metrics and, if asked for, activations of the edited run.
+
+        Args:
+          interventions: fs.patch(...), fs.zero(...), fs.add(...) and the others, in the order in which they act.
+          metrics: fs.metrics.logit_diff(...), fs.metrics.kl() and the others; computed on the server.
+          names_filter, positions, layers, heads, reduction: activations to keep, as in run_with_cache. Default: none (None keeps what run_with_cache keeps
+            by default).
+          logits: as in run_with_cache; default: each prompt's last position. None: metrics only.
+
+        Warns:
+          FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions.
+        """
+        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
+                           parse_special_tokens=parse_special_tokens, isolated=isolated)
+        return self._run(plan, bfloat16, False, timeout)
+
+    def run(
+        self,
+        *,
+        start_at: HookKey,
+        value: ArrayLike | Sequence[ArrayLike],
+        tokens: Prompts = (),
+        interventions: Sequence[Intervention] = (),
+        metrics: Sequence[Metric] = (),
+        names_filter: NamesFilter = (),
+        positions: Positions = None,
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        reduction: Reduction = None,
+        logits: LogitsChoice = "last",
+        bfloat16: Bfloat16 = "float32",
+        isolated: bool = False,
+        timeout: float | None = None,
+    ) -> RunResult:
+        """Runs on from the middle of the model, with activations of your own. (`fs.Start` is the same as a prompt, also for sources of patches.)
+
+        Args:
+          start_at: "blocks.7.hook_resid_pre" (or ("resid_pre", 7)), or a hook_resid_mid. What lies in front of it does not exist in such a run.
+          value: [positions, d_model] for one prompt, [batch, positions, d_model] or a list of arrays for several.
+          tokens: ids that the positions stand for, one list per prompt; needed only for positions by content, cross-entropy and labels.
+          names_filter: as in run_with_hooks; None and functions choose among the hook points from the start on.
+          The others: as in run_with_hooks.
+        """
+        rows, single = starts(start_at, value, tokens)
+        if names_filter is None or callable(names_filter):
+            names_filter = self._behind(start_at, names_filter)
+        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        prompts = rows[0] if single else rows
+        plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, isolated=isolated)
+        return self._run(plan, bfloat16, False, timeout)
+
+    def subspace_effects(
+        self,
+        prompts: Prompts,
+        where: Where,
+        directions: ArrayLike,
+        *,
+        source: Prompts,
+        metrics: Sequence[Metric],
+        source_positions: Positions = None,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> SubspaceEffects:
+        """Subspace patching, and what its parts do alone: a guard against interpretability illusions. One request.
+
+        Args:
+          where: "blocks.5.mlp.hook_post" or a part of it, or one head of a z: fs.at("blocks.5.attn.hook_z", heads=3).
+          directions, source, source_positions: as in fs.swap_subspace.
+          metrics: what to compare.
+
+        Raises:
+          InvalidArgumentError: no single matrix reads the place.
+        """
+        chosen = [metrics] if isinstance(metrics, Metric) else list(metrics)
+        rows, edits, repeated = subspace.copies(prompts, where, directions, source, source_positions, chosen)
+        result = self.run_with_hooks(rows, edits, metrics=repeated, logits=None, bos=bos, parse_special_tokens=parse_special_tokens, timeout=timeout)
+        return SubspaceEffects.of(chosen, result.metrics)
+
+    def top_tokens(
+        self,
+        prompts: Prompts,
+        k: int = 10,
+        *,
+        position: int | str = "last",
+        interventions: Sequence[Intervention] = (),
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> TopTokens | list[TopTokens]:
+        """The k most likely tokens to follow a position (default: the prompt), with logits and log-probabilities over the whole vocabulary.
+
+        One TopTokens, or one per prompt for a list of prompts. Prints as a small bar chart.
+        """
+        plan = self._build(prompts, interventions=interventions, bos=bos, parse_special_tokens=parse_special_tokens)
+        plan.request.logits.CopyFrom(top_message(k, position, plan.rows))
+        reply, assembler = self._call(plan, "float32", timeout)
+        self._warn(plan, reply)
+        ids, logits, logprobs = (np.asarray(assembler.value(name))[:, 0] for name in ("top.tokens", "top.logits", "top.logprobs"))
+        texts, _ = self._rows(ids.tolist(), None, False)
+        found = [
+            TopTokens([TopToken(text, int(i), float(x), float(p)) for text, i, x, p in zip(row.tokens, *columns, strict=True)])
+            for row, *columns in zip(texts, ids, logits, logprobs, strict=True)
+        ]
+        return found[0] if plan.single else found
+
+    def estimate(
+        self,
+        prompts: Prompts,
+        names_filter: NamesFilter = (),
+        *,
+        interventions: Sequence[Intervention] = (),
+        metrics: Sequence[Metric] = (),
+        positions: Positions = None,
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        reduction: Reduction = None,
+        logits: LogitsChoice = None,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        isolated: bool = False,
+    ) -> Estimate:
+        """What such a run would cost, without running it. Arguments as in run_with_hooks; a wrong request gives the same errors."""
+        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
+                           parse_special_tokens=parse_special_tokens, isolated=isolated)
+        return Estimate.of(self._client.unary(_ESTIMATE, plan.request, inference_pb2.EstimateReply))
+
+    def sweep(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        site: str | Sequence[str] = "resid_pre",
+        over: Sequence[str] = ("layer", "position"),
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        direction: str = "denoise",
+        kind: str = "patch",
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        positions: Positions = None,
+        groups: sweeps.Groups | None = None,
+        source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        window: int = 1,
+        units: int | Sequence[int] = (),
+        unit_block: int = 1,
+        references: Prompts | None = None,
+        seed: int = 0,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        progress: bool | None = None,
+        timeout: float | None = None,
+    ) -> SweepResult:
+        """Activation patching over a whole grid in one request: each cell is the base run with one place changed, and what the metric then says.
+
+        The server computes of each cell only what differs from the base run, so a sweep costs little more than a few forward passes.
+
+        Args:
+          clean, corrupt: two prompts, or two lists of prompts for a data set of pairs.
+          site: what is patched, by its name without the layer: "resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", or a full name such as
+            "attn.hook_z". Several of them make "site" an axis.
+          over: the axes of the result, outermost first: "layer", "position", "head", "site", "unit" (entries of the last axis: neurons, or residual
+            dimensions), and for "pattern" and "attn_scores" "source" (the position that is attended to). What is not an axis is patched at all its places
+            together.
+          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last).
+          direction: "denoise" patches clean values into the corrupt run (what restores the answer?); "noise" the other way round (what breaks it?).
+          kind: "patch"; or an ablation: "zero", "mean" (over all positions of all `references`), "resample" (the same place of one of the `references`,
+            drawn for each pair by `seed`).
+          layers, heads, positions: narrow the axes. Positions are those of the prompt that is run, corrupt for "denoise".
+          groups: named places on the position axis instead of single positions: {"subject": [1, 3], "end": "last"}; for several pairs also one entry per pair.
+          source_positions: for prompts of unequal length: for each position of the prompt that is run, the position of the other that its value comes
+            from, -1 for none; one list per pair.
+          units: only these entries of the last axis. `unit_block`: so many adjacent ones of them are one place on the "unit" axis.
+          references: prompts that means and resampled values come from. Default: those of the other side, of all pairs (resample: of the other pairs).
+          window: patch so many adjacent layers together, from the cell's own on.
+          progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
+
+        Raises:
+          InvalidArgumentError: the prompts have unequal lengths and no source_positions; an axis does not fit the site; a position is out of range.
+          FailedPreconditionError: this model does not have the site.
+          ResourceExhaustedError: too many cells, or too large for the server; `estimate_sweep` says how large.
+
+        Warns:
+          FluoroscopeWarning: a pair's prompts have the same tokens.
+        """
+        plan = sweeps.build(
+            self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
+            groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed, bos=bos,
+            parse_special_tokens=parse_special_tokens,
+        )
+        return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
+
+    def estimate_sweep(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        site: str | Sequence[str] = "resid_pre",
+        over: Sequence[str] = ("layer", "position"),
+        metric: Metric | Sequence[Metric] = (),
+        **options: Any,
+    ) -> SweepEstimate:
+        """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
+        _check_options("estimate_sweep", options)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
+        return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
+
+    def __repr__(self) -> str:
+        info = self.info
+        return (
+            f"Model({self.name!r}: {info.family}, {info.layers} layers, {info.heads} heads, d_model {info.d_model}, "
+            f"{info.parameters / 1e6:.1f} M parameters, {info.dtype} on {info.device})"
+        )
+
+    def attribute(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        site: str | Sequence[str] = "resid_pre",
+        over: Sequence[str] = ("layer", "position"),
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        method: str = "atp",
+        steps: int = 8,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> SweepResult:
+        """What `sweep` would say, estimated from gradients: two forward passes and one backward pass per metric instead of a run per cell.
+
+        Args:
+          clean, corrupt, site, over, metric: as in `sweep`.
+          method: "atp" (attribution patching: (a_source - a_base) * dm/da at the base run); "ig" (the same with the mean gradient over `steps` runs on the way
+            from the base prompt's first residual to the source's); "grad_x_input" (a_base * dm/da).
+          options: the other arguments of `sweep`; `kind` is "patch" or "zero".
+
+        Returns:
+          A SweepResult whose `scores` are the estimated changes of the metric (with their `convention`) and whose `values` are the base run's metric plus them,
+          to be compared with a sweep's.
+
+        Raises:
+          InvalidArgumentError: also for a metric without a gradient (rank).
+        """
+        if method not in ATTRIBUTION_METHODS:
+            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, ATTRIBUTION_METHODS))}")
+        _check_options("attribute", options)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
+        request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
+        return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
+
+    def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
+        """For `source_positions` of a sweep over prompts of unequal length: for each token of `base` the position in `source` whose value belongs there, -1
+        for none. Equal stretches of tokens belong together, and so do stretches of equal length between them (a name and the other name).
+
+        Args:
+          source: the prompt that values come from (of a "denoise" sweep the clean one).
+          base: the prompt that is run.
+        """
+        return align(*(self.tokenize(prompt) if isinstance(prompt, str) else list(prompt) for prompt in (source, base)))
+
+    # The parts of a run.
+
+    def _read_weight(self, request: models_pb2.ReadWeightsRequest) -> np.ndarray:
+        assembler = Assembler(rows=1)
+        messages = self._client.stream("/fluoroscope.v1.Models/ReadWeights", request)
+        try:
+            read_reply(messages, assembler.allocate)
+        finally:
+            messages.close()  # cancels the call if reading it failed
+        return cast(np.ndarray, assembler.value(request.name, single=True))
+
+    def _build(self, prompts: Prompts, **choices: Any) -> Plan:
+        return build(self.name, prompts, layers=self.info.layers, **choices)
+
+    def _capture(
+        self, names_filter: NamesFilter, positions: Positions, layers: int | Sequence[int], heads: int | Sequence[int], reduction: Reduction
+    ) -> CaptureChoice | None:
+        if isinstance(names_filter, Sequence) and len(names_filter) == 0:
+            return None
+        chosen = as_ints(layers)
+        return CaptureChoice(self._sites(names_filter, chosen), positions, chosen, as_ints(heads), reduction)
+
+    def _behind(self, start_at: HookKey, chosen: Callable[[str], bool] | None) -> list[str]:
+        """Hook points from the start of a run on that a function chooses, or that are kept by default."""
+        names, start = self._hooks.names(), hook_name(start_at, self.info.layers)
+        behind = names[names.index(start) :] if start in names else names  # the server says what is wrong with the start
+        return [name for name in behind if (chosen(name) if chosen else not name.endswith(_NOT_BY_DEFAULT))]
+
+    def _sites(self, names_filter: NamesFilter, layers: Sequence[int]) -> list[str]:
+        if isinstance(names_filter, str):
+            return [names_filter]
+        if isinstance(names_filter, tuple) and len(names_filter) > 1 and isinstance(names_filter[1], int):
+            return [hook_name(names_filter, self.info.layers)]
+        if names_filter is None:
+            return [hook.name.replace("{l}", "*") for hook in self._hooks if hook.readable and not hook.unavailable_because
+                    and not hook.name.endswith(_NOT_BY_DEFAULT)]
+        if callable(names_filter):
+            # Names of other layers would match nothing on the server, which is an error for a name that somebody wrote.
+            inside = tuple(f"blocks.{layer % self.info.layers}." for layer in layers)
+            sites = [name for name in self._hooks.names() if name.startswith(inside or "") and names_filter(name)]
+            if not sites:
+                raise ValueError("names_filter says no to every hook point of this model (and these layers); model.hooks() shows them")
+            return sites
+        return [hook_name(name, self.info.layers) if isinstance(name, tuple) else name for name in names_filter]
+
+    def _call(self, plan: Plan, bfloat16: Bfloat16, timeout: float | None) -> tuple[Reply, Assembler]:
+        assembler = Assembler(plan.rows, bfloat16)
+        messages = self._client.stream(_FORWARD, plan.request, timeout)
+        try:
+            return read_reply(messages, assembler.allocate), assembler
+        finally:
+            messages.close()  # cancels the call if reading it failed
+
+    def _run(self, plan: Plan, bfloat16: Bfloat16, single: bool, timeout: float | None) -> RunResult:
+        reply, assembler = self._call(plan, bfloat16, timeout)
+        provenance = Provenance.of(reply.header.provenance)
+        names = list(assembler.names())
+        cache = ActivationCache(
+            {name: assembler.entry(name, single) for name in names if name != "logits"},
+            reply.header.rows[: plan.rows],
+            provenance,
+            self.info.layers,
+            single,
+        )
+        logits = cast("np.ndarray | Ragged", assembler.value("logits", single)) if "logits" in names else None
+        return RunResult(logits, _metrics(plan, reply), cache, provenance, Timing.of(reply.summary), self._warn(plan, reply))
+
+    def _warn(self, plan: Plan, reply: Reply) -> tuple[str, ...]:
+        # The server's own warning about a patch between equal rows speaks of row numbers that this package made up; ours speaks of prompts.
+        messages = [message for message in reply.summary.warnings if not _COPY_WARNING.match(message)]
+        messages += _useless_patches(plan, reply)
+        for message in messages:
+            python_warnings.warn(message, FluoroscopeWarning, stacklevel=4)
+        return tuple(messages)
+
+    def _rows(self, prompts: Prompts, bos: Bos, parse_special_tokens: bool) -> tuple[list[models_pb2.TokenizeReply.Row], bool]:
+        rows, single = as_prompts(prompts)
+        request = models_pb2.TokenizeRequest(model=self.name, prompts=prompt_messages(rows, bos, parse_special_tokens))
+        return list(self._client.unary("/fluoroscope.v1.Models/Tokenize", request, models_pb2.TokenizeReply).rows), single
+
+
+def _metrics(plan: Plan, reply: Reply) -> Metrics:
+    values: dict[str, list[tuple[int, int, float]]] = {}
+    for value in reply.summary.metrics:
+        values.setdefault(value.name, []).append((value.row, value.position, value.value))
+    found = {}
+    for metric, names in plan.metrics.items():
+        rows: list[list[float]] = [[] for _ in range(plan.rows)]
+        for index, _, number in sorted(entry for name in names for entry in values.get(name, [])):
+            rows[index].append(number)
+        if metric.one_value:
+            found[metric] = np.array([row[0] for row in rows])
+        else:
+            longest = max(map(len, rows))
+            found[metric] = np.array([row + [np.nan] * (longest - len(row)) for row in rows])
+    return Metrics(found)
+
+
+def _useless_patches(plan: Plan, reply: Reply) -> list[str]:
+    """What a row sees at a position depends only on the tokens up to it, so a source that agrees with the prompt so far gives the same values back.
+
+    Where another patch does change the prompt, such a patch is meant: it restores the original value downstream.
+    """
+    found: dict[int, str] = {}
+    useful = set(plan.edited)
+    for target, source, positions, same_positions in plan.patches:
+        ids, others = list(reply.header.rows[target].token_ids), list(reply.header.rows[source].token_ids)
+        # Of a row that begins with activations tokens say nothing.
+        starts = any(plan.request.prompts[row].HasField("activations") for row in (target, source))
+        where = resolve(positions, len(ids)) if same_positions and not starts else None
+        if where and ids[: where[-1] + 1] == others[: where[-1] + 1]:
+            found[target] = (
+                f"patching prompt {target} changes nothing: up to the patched position {where[-1]}, the source has the same tokens as the prompt; "
+                "model.differing_positions(clean, corrupt) says where two prompts differ"
+            )
+        else:
+            useful.add(target)
+    return [message for target, message in found.items() if target not in useful]
+
+
+def _unequal(a: models_pb2.TokenizeReply.Row, b: models_pb2.TokenizeReply.Row, number: int | None) -> str:
+    first = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), min(len(a.token_ids), len(b.token_ids)))
+    which = "the prompts" if number is None else f"the prompts of pair {number}"
+    shown = [" | ".join(row.tokens[max(0, first - 2) : first + 4]) for row in (a, b)]
+    return (
+        f"{which} have {len(a.token_ids)} and {len(b.token_ids)} tokens, so a position does not mean the same in both. They part at position {first}:\n"
+        f"  clean:   … {shown[0]} …\n  corrupt: … {shown[1]} …\n"
+        "Change one so that they have the same number of tokens (names of one token each: model.to_str_tokens shows them), or patch with explicit "
+        "`positions` and `source_positions`."
+    )
+
+
+def _check_options(method: str, options: dict[str, Any]) -> None:
+    unknown = options.keys() - inspect.signature(sweeps.build).parameters.keys()
+    if unknown:
+        raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")

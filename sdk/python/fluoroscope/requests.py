@@ -1,0 +1,191 @@
+"""Builds Forward requests: what the user asked for, plus the rows that interventions and metrics read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fluoroscope._proto.v1 import inference_pb2, plan_pb2
+from fluoroscope.interventions import Intervention
+from fluoroscope.logits import LogitsChoice, logits_message
+from fluoroscope.metrics import Metric
+from fluoroscope.names import HookKey
+from fluoroscope.selections import (
+    Bos,
+    Positions,
+    Prompts,
+    Row,
+    Start,
+    as_prompts,
+    per_prompt_positions,
+    positions_message,
+    prompt_messages,
+    tensor_message,
+)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Reduction: the k largest entries of the last axis. The cache then holds `TopKValues(values, indices)` instead of arrays."""
+
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class Dot:
+    """Reduction: products with given directions. `directions` is [n, size of the last axis], finite; the last axis of the result has size n."""
+
+    directions: np.ndarray
+
+
+# "last": only each prompt's last position; TopK(k); Dot(directions).
+Reduction = str | TopK | Dot | None
+
+
+@dataclass
+class CaptureChoice:
+    """What to keep of a run: see Model.run_with_cache for the fields' meaning."""
+
+    sites: Sequence[str]
+    positions: Positions = None
+    layers: Sequence[int] = ()
+    heads: Sequence[int] = ()
+    reduction: Reduction = None
+
+
+@dataclass
+class Plan:
+    """A request and how to read its reply."""
+
+    request: inference_pb2.ForwardRequest
+    rows: int  # the user's prompts are rows 0 .. rows-1; the rest are sources
+    single: bool  # the user gave one prompt, not a list
+    metrics: dict[Metric, list[str]] = field(default_factory=dict)  # names in the request of each metric: one, or one per prompt
+    patches: list[tuple[int, int, Positions, bool]] = field(default_factory=list)  # target row, source row, positions, at the same positions
+    edited: set[int] = field(default_factory=set)  # prompts that other interventions than patches change
+
+
+def build(
+    model: str,
+    prompts: Prompts,
+    *,
+    interventions: Sequence[Intervention] = (),
+    metrics: Sequence[Metric] = (),
+    capture: CaptureChoice | None = None,
+    logits: LogitsChoice = None,
+    bos: Bos = None,
+    parse_special_tokens: bool = False,
+    isolated: bool = False,
+    layers: int | None = None,
+) -> Plan:
+    """The request for a run. `layers` is how many the model has, for negative ones in hook names."""
+    rows, single = as_prompts(prompts)
+
+    request = inference_pb2.ForwardRequest(model=model, isolated=isolated)
+    if (wanted := logits_message(logits, len(rows))) is not None:
+        request.logits.CopyFrom(wanted)
+    plan = Plan(request, len(rows), single)
+    if capture is not None:
+        request.captures.append(_capture(capture, len(rows)))
+    sources = _Sources(rows)
+    for intervention in [interventions] if isinstance(interventions, Intervention) else interventions:
+        _add_intervention(plan, intervention, sources, layers)
+    _add_metrics(plan, [metrics] if isinstance(metrics, Metric) else metrics, sources, layers)
+    request.prompts.extend(prompt_messages(sources.rows, bos, parse_special_tokens, layers))
+    return plan
+
+
+def starts(at: HookKey, value: ArrayLike | Sequence[ArrayLike], tokens: Prompts) -> tuple[list[Start], bool]:
+    """(one start per prompt, whether it was a single prompt)."""
+    ragged = isinstance(value, list | tuple) and len({np.shape(item) for item in value}) > 1
+    values = [np.asarray(item) for item in cast("Sequence[ArrayLike]", value)] if ragged else np.asarray(value)
+    single = not ragged and np.ndim(cast(np.ndarray, values)) == 2
+    arrays = [values] if single else list(values)
+    if any(np.ndim(array) != 2 for array in arrays) or not arrays:
+        raise ValueError("value is [positions, d_model], [batch, positions, d_model] or a list of [positions, d_model]")
+    given: list[Any] = [()] * len(arrays) if len(cast(Any, tokens)) == 0 else as_prompts(tokens)[0]
+    if len(given) != len(arrays):
+        raise ValueError(f"tokens has {len(given)} lists for {len(arrays)} prompts")
+    return [Start(at, np.asarray(array), ids) for array, ids in zip(arrays, given, strict=True)], single
+
+
+class _Sources:
+    """The rows of a request: the user's prompts, and behind them the prompts that run without interventions for others to read from."""
+
+    def __init__(self, prompts: list[Row]) -> None:
+        self.prompts = prompts
+        self.rows = list(prompts)
+        self._known: dict[str | tuple[int, ...] | Start, int] = {}
+
+    def row_of(self, prompt: Row) -> int:
+        """The row of a source; the same prompt has one row however often it is asked for."""
+        key = tuple(prompt) if isinstance(prompt, list) else prompt
+        if key not in self._known:
+            self._known[key] = len(self.rows)
+            self.rows.append(prompt)
+        return self._known[key]
+
+
+def _capture(choice: CaptureChoice, rows: int) -> plan_pb2.Capture:
+    select = plan_pb2.Selection(
+        sites=choice.sites, layers=choice.layers, positions=positions_message(choice.positions), heads=choice.heads, rows=range(rows)
+    )
+    return plan_pb2.Capture(select=select, reduction=_reduction(choice.reduction))
+
+
+def _reduction(reduction: Reduction) -> plan_pb2.Reduction | None:
+    if reduction is None:
+        return None
+    if isinstance(reduction, TopK):
+        return plan_pb2.Reduction(top_k=plan_pb2.Reduction.TopK(k=reduction.k))
+    if isinstance(reduction, Dot):
+        return plan_pb2.Reduction(dot=plan_pb2.Reduction.Dot(directions=tensor_message(reduction.directions)))
+    if reduction == "last":
+        return plan_pb2.Reduction(last=True)
+    raise ValueError(f"reduction is {reduction!r}; 'last', fs.TopK(k), fs.Dot(directions) and None are allowed")
+
+
+def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers: int | None) -> None:
+    """Adds the messages of one intervention, and the prompts it reads from to the rows."""
+    if not isinstance(edit, Intervention):
+        raise ValueError(f"{edit!r} is not an intervention: use fs.patch(site, source=...), fs.zero(site) or another of fs's functions")
+    where = edit.where
+    targets = list(range(plan.rows)) if where.rows is None else list(where.rows)
+    if any(not 0 <= target < plan.rows for target in targets):
+        raise ValueError(f"rows={targets} of {edit!r}: there are {plan.rows} prompts, 0 to {plan.rows - 1}")
+    given, single = ([], True) if edit.source is None else as_prompts(edit.source)
+    per_target = edit.own or not (single or edit.pooled)
+    if per_target and not edit.own and len(given) != plan.rows:
+        raise ValueError(f"{edit!r} has {len(given)} sources for {plan.rows} prompts: give one, or one per prompt")
+    # One message says it for all targets, unless they have sources or positions of their own.
+    together = not per_target and per_prompt_positions(where.positions, plan.rows) is None
+    for group in [targets] if together else [[target] for target in targets]:
+        positions = where.positions_of(group[0], plan.rows)
+        if isinstance(positions, list | tuple | np.ndarray) and len(positions) == 0 and not together:
+            continue  # this prompt has no such place (a pair that does not differ anywhere)
+        chosen = [sources.prompts[group[0]]] if edit.own else [given[group[0]]] if per_target else given
+        rows = [sources.row_of(prompt) for prompt in chosen]
+        message = edit.make(rows)
+        message.select.CopyFrom(where.message(positions, group, layers))
+        plan.request.interventions.append(message)
+        if edit.kind == "patch":
+            plan.patches += [(target, rows[0], positions, edit.source_positions is None) for target in group]
+        elif edit.kind != "freeze":
+            plan.edited.update(group)
+
+
+def _add_metrics(plan: Plan, metrics: Sequence[Metric], sources: _Sources, layers: int | None) -> None:
+    names: set[str] = set()
+    for metric in metrics:
+        if not isinstance(metric, Metric):
+            raise ValueError(f"{metric!r} is not a metric: use fs.metrics.logit_diff(right, wrong) or another of fs.metrics")
+        if metric.name in names:
+            raise ValueError(f"two metrics are called {metric.name!r}: give one of them another `name`")
+        names.add(metric.name)
+        messages = metric.messages(sources.prompts, sources.row_of, layers)
+        plan.request.metrics.extend(messages)
+        plan.metrics[metric] = [message.name for message in messages]

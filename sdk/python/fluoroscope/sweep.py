@@ -1,0 +1,140 @@
+"""Patching sweeps: one request for a whole grid of patches. See Model.sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fluoroscope._proto.v1 import patching_pb2
+from fluoroscope.metrics import Metric
+from fluoroscope.names import hook_name
+from fluoroscope.selections import Bos, Positions, Prompts, as_ints, as_prompts, positions_message, prompt_messages
+
+AXES = {
+    "site": patching_pb2.SWEEP_AXIS_SITE,
+    "layer": patching_pb2.SWEEP_AXIS_LAYER,
+    "position": patching_pb2.SWEEP_AXIS_POSITION,
+    "head": patching_pb2.SWEEP_AXIS_HEAD,
+    "unit": patching_pb2.SWEEP_AXIS_UNIT,
+}
+# The last axis of these is the position that is attended to.
+KEY_SITES = ("attn.hook_pattern", "attn.hook_attn_scores")
+DIRECTIONS = {"denoise": patching_pb2.SWEEP_DIRECTION_DENOISE, "noise": patching_pb2.SWEEP_DIRECTION_NOISE}
+KINDS = {
+    "patch": patching_pb2.SWEEP_KIND_PATCH,
+    "zero": patching_pb2.SWEEP_KIND_ZERO,
+    "mean": patching_pb2.SWEEP_KIND_MEAN,
+    "resample": patching_pb2.SWEEP_KIND_RESAMPLE,
+}
+
+# Named places on the position axis: {"subject": positions} for all pairs, or {"subject": [positions of pair 0, of pair 1, ...]}.
+Groups = Mapping[str, Positions | Sequence[Positions]]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A request and how its answer is read. For the package's own use."""
+
+    request: patching_pb2.SweepRequest
+    metrics: dict[Metric, str]  # the names the server knows them by
+    single: bool
+
+
+def build(
+    model: str,
+    clean: Prompts,
+    corrupt: Prompts,
+    *,
+    site: str | Sequence[str] = "resid_pre",
+    over: str | Sequence[str] = ("layer", "position"),
+    metric: Metric | Sequence[Metric] = (),
+    direction: str = "denoise",
+    kind: str = "patch",
+    layers: int | Sequence[int] = (),
+    heads: int | Sequence[int] = (),
+    positions: Positions = None,
+    groups: Groups | None = None,
+    source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    window: int = 1,
+    units: int | Sequence[int] = (),
+    unit_block: int = 1,
+    references: Prompts | None = None,
+    seed: int = 0,
+    bos: Bos = None,
+    parse_special_tokens: bool = False,
+) -> SweepPlan:
+    """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong without the model."""
+    rows, single = as_prompts(clean)
+    others, other_single = as_prompts(corrupt)
+    if (len(rows), single) != (len(others), other_single):
+        raise ValueError(f"clean has {len(rows)} prompts and corrupt {len(others)}; give one each, or two lists of the same length")
+    sites = [short_site(name) for name in ([site] if isinstance(site, str) else site)]
+    axes = [over] if isinstance(over, str) else list(over)
+    if len(sites) > 1 and "site" not in axes:
+        axes.insert(0, "site")
+    if "source" in axes and not set(sites) <= set(KEY_SITES):
+        raise ValueError(f"over: 'source' is an axis of pattern and attn_scores only; {', '.join(sites)} has 'unit'")
+    request = patching_pb2.SweepRequest(
+        model=model,
+        sites=sites,
+        over=[_choice("unit" if axis == "source" else axis, AXES, "over") for axis in axes],
+        direction=_choice(direction, DIRECTIONS, "direction"),
+        kind=_choice(kind, KINDS, "kind"),
+        layers=as_ints(layers),
+        heads=as_ints(heads),
+        positions=positions_message(positions),
+        window=window,
+        units=as_ints(units),
+        unit_block=unit_block,
+        references=[] if references is None else prompt_messages(as_prompts(references)[0], bos, parse_special_tokens),
+        seed=seed,
+    )
+    messages = [prompt_messages(prompts, bos, parse_special_tokens) for prompts in (rows, others)]
+    for number, (a, b, mapped) in enumerate(zip(*messages, _per_pair(source_positions, len(rows), single), strict=True)):
+        request.pairs.add(clean=a, corrupt=b, source_positions=mapped)
+        if mapped is not None and not len(mapped):
+            raise ValueError(f"source_positions of pair {number} is empty; leave it out where positions stay as they are")
+    for name, places in (groups or {}).items():
+        per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
+        request.groups.add(name=name, positions=[positions_message(place) for place in per_pair])
+    chosen = [metric] if isinstance(metric, Metric) else list(metric)
+    names: dict[Metric, str] = {}
+    for item in chosen:
+        name = item.name
+        while name in names.values():
+            name += "'"
+        names[item] = name
+        for message in item.messages(rows, _no_reference, None):
+            message.name = name  # the answers of each pair are the same metric
+            request.metrics.append(message)
+    return SweepPlan(request, names, single)
+
+
+def short_site(name: str) -> str:
+    """A site without its layer: "resid_pre" -> "hook_resid_pre", "z" -> "attn.hook_z"; full names stay as they are."""
+    name = name.removeprefix("blocks.*.").removeprefix("blocks.{l}.")
+    return name if "hook_" in name else hook_name((name, 0)).removeprefix("blocks.0.")
+
+
+def _choice(value: str, choices: Mapping[str, int], what: str) -> int:
+    if value not in choices:
+        raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
+    return choices[value]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _no_reference(prompt: str | list[int]) -> int:
+    raise ValueError("a sweep's metrics are about the logits of each cell alone; kl, js and l2 are not among them")
+
+
+def _per_pair(positions: Sequence[int] | Sequence[Sequence[int]] | None, pairs: int, single: bool) -> list[Sequence[int] | None]:
+    if positions is None:
+        return [None] * pairs
+    if single and not any(_is_list(entry) for entry in positions):
+        return [positions]  # type: ignore[list-item]
+    if len(positions) != pairs:
+        raise ValueError(f"source_positions has {len(positions)} entries for {pairs} pairs")
+    return list(positions)  # type: ignore[arg-type]

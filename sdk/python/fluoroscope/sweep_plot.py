@@ -1,0 +1,73 @@
+"""The picture of a sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluoroscope.sweep_result import unique
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+    from fluoroscope.sweep_result import SweepResult
+
+
+def figure(result: SweepResult, *, title: str = "", normalize: bool | None = None, **layout: Any) -> plotly.graph_objects.Figure:
+    """A plotly figure: a line for one axis, a heat map for two, a heat map with a slider over the first axis for three.
+
+    Args:
+      title: above the picture.
+      normalize: show 0 for the base run and 1 for the source run. Default: where that is defined.
+      layout: goes to plotly's update_layout.
+
+    Raises:
+      ValueError: more than three axes; or `normalize=True` where it is not defined.
+    """
+    import plotly.graph_objects as go
+
+    values, name = result.values, result.metric
+    centre, reach = float(result.base.mean()), float(np.abs(values - result.base.mean()).max() or 1.0)
+    if normalize is not False:
+        try:
+            values, name = result.normalized, f"{result.metric}<br>0 base, 1 source"
+            centre, reach = 0.0, max(1.0, float(np.abs(values).max()))
+        except ValueError:
+            if normalize:
+                raise
+    axes = list(result.axes)
+    if len(axes) > 3:
+        raise ValueError(f"a picture has at most three axes; this result has {len(axes)}: {', '.join(axis.name for axis in axes)}")
+    shown = go.Figure()
+    shown.update_layout(template="plotly_white", title={"text": title, "x": 0.02}, margin={"l": 70, "r": 20, "t": 70, "b": 90}, font={"size": 13})
+    if len(axes) == 1:
+        shown.add_scatter(x=unique(_label(axes[0], label) for label in axes[0].labels), y=values, mode="lines+markers")
+        shown.add_hline(y=centre, line_dash="dot", line_color="grey")
+        shown.update_xaxes(title=axes[0].name).update_yaxes(title=name)
+        return shown.update_layout(**layout)
+    rows, columns = axes[-2:]
+    x, y = (unique(_label(axis, label) for label in axis.labels) for axis in (columns, rows))
+
+    def heat(z: np.ndarray) -> Any:
+        return go.Heatmap(
+            z=z, x=x, y=y, zmin=centre - reach, zmax=centre + reach, colorscale="RdBu", xgap=1, ygap=1, colorbar={"title": {"text": name}, "thickness": 14},
+            hovertemplate=f"{rows.name} <b>%{{y}}</b><br>{columns.name} <b>%{{x}}</b><br>%{{z:.3f}}<extra></extra>",
+        )
+
+    shown.add_trace(heat(values if len(axes) == 2 else values[0]))
+    shown.update_xaxes(title=columns.name, tickangle=-45, type="category", showgrid=False, tickmode="linear" if len(x) <= 40 else "auto")
+    # Layer 0 at the bottom, as the residual stream is drawn; everything else reads from the top.
+    shown.update_yaxes(title=rows.name, type="category", showgrid=False, autorange=None if rows.name == "layer" else "reversed")
+    if len(axes) == 3:
+        steps = [
+            {"label": label, "method": "restyle", "args": [{"z": [values[i].tolist()]}]} for i, label in enumerate(unique(axes[0].labels))
+        ]
+        shown.update_layout(sliders=[{"steps": steps, "currentvalue": {"prefix": f"{axes[0].name} "}, "pad": {"t": 60}}])
+    shown.update_layout(width=min(1400, 260 + 34 * max(len(x), 12)), height=min(1200, 220 + 20 * max(len(y), 12) + (80 if len(axes) == 3 else 0)))
+    return shown.update_layout(**layout)
+
+
+def _label(axis: Any, label: str) -> str:
+    """Position labels are "9: John": the token as it is read."""
+    return label.replace(": ", " ").replace(":", " ", 1) if axis.name == "position" else label

@@ -1,0 +1,131 @@
+"""The reply to a sweep becomes its result."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from fluoroscope._proto.v1 import patching_pb2
+from fluoroscope.errors import DataLossError, FluoroscopeWarning
+from fluoroscope.metrics import Metric
+from fluoroscope.results import Provenance, Timing
+from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
+from fluoroscope.sweep_result import Axis, SweepEstimate, SweepResult
+
+
+def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None) -> SweepResult:
+    """Reads to the end, with a progress bar. Called by Model.sweep, so that warnings point to its caller."""
+    reader = _Reader(plan)
+    bar: Any = None
+    try:
+        for message in messages:
+            cells = reader.feed(message)
+            if bar is None and reader.header is not None:
+                bar = _progress_bar(reader.header.estimate.cells, progress) or False
+            if bar:
+                bar.update(cells)
+    finally:
+        if bar:
+            bar.close()
+    reader.finish()
+    header, summary = cast(patching_pb2.SweepHeader, reader.header), cast(patching_pb2.SweepSummary, reader.summary)
+    for warning in summary.warnings:
+        warnings.warn(warning, FluoroscopeWarning, stacklevel=3)
+    index: dict[Metric | str, int] = {name: i for i, name in enumerate(header.metrics)}
+    index.update({metric: index[name] for metric, name in plan.metrics.items()})
+    axes = _axes(plan.request, header)
+    per_pair = np.moveaxis(reader.values, 2, 1).reshape(len(reader.base), len(header.metrics), *(len(axis) for axis in axes))
+    title = _title(plan.request)
+    if header.convention:  # an attribution: scores are changes
+        per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
+        title = f"{title}, estimated by {header.convention.partition(':')[0]}"
+    return SweepResult(
+        axes, index, per_pair, reader.base, reader.source, SweepEstimate.of(header.estimate), Provenance.of(header.provenance),
+        Timing(summary.queue_ms, summary.run_ms, summary.tokens, summary.peak_bytes), tuple(summary.warnings), title, header.convention,
+    )
+
+
+def _axes(request: patching_pb2.SweepRequest, header: patching_pb2.SweepHeader) -> list[Axis]:
+    names = {number: name for name, number in AXES.items()}
+    if set(request.sites) <= set(KEY_SITES):
+        names[patching_pb2.SWEEP_AXIS_UNIT] = "source"
+    return [Axis(names[axis.axis], tuple(axis.labels)) for axis in header.axes]
+
+
+def _title(request: patching_pb2.SweepRequest) -> str:
+    sites = ", ".join(site.rsplit(".", 1)[-1].removeprefix("hook_") for site in request.sites)
+    into = "corrupt into clean" if request.direction == patching_pb2.SWEEP_DIRECTION_NOISE else "clean into corrupt"
+    run = "clean" if request.direction == patching_pb2.SWEEP_DIRECTION_NOISE else "corrupt"
+    ablation = {
+        patching_pb2.SWEEP_KIND_ZERO: "zeros", patching_pb2.SWEEP_KIND_MEAN: "means", patching_pb2.SWEEP_KIND_RESAMPLE: "resampled",
+    }
+    return f"{sites}, {ablation[request.kind]} into {run}" if request.kind in ablation else f"{sites}, {into}"
+
+
+class _Reader:
+    """Takes the messages of one Sweep reply and gives the whole. Trusts nothing: every cell must come exactly once."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self._plan = plan
+        self.header: patching_pb2.SweepHeader | None = None
+        self.summary: patching_pb2.SweepSummary | None = None
+        self.done = 0
+
+    def feed(self, message: bytes) -> int:
+        """How many cells this message brought."""
+        reply = patching_pb2.SweepReply.FromString(message)
+        match reply.WhichOneof("part"):
+            case "header" if self.header is None:
+                self._begin(reply.header)
+            case "summary":
+                self.summary = reply.summary
+            case "reference":
+                self.base[reply.reference.pair] = np.frombuffer(reply.reference.base, "<f8")
+                self.source[reply.reference.pair] = np.frombuffer(reply.reference.source, "<f8")
+            case "cells":
+                return self._take(reply.cells)
+            case _:
+                pass  # a part that a newer server adds and this package does not know
+        return 0
+
+    def finish(self) -> None:
+        if self.header is None or self.summary is None:
+            raise DataLossError("the reply ended without its header or its summary")
+        if not self._seen.all() or np.isnan(self.base).all(-1).any():
+            raise DataLossError(f"the reply ended with {int(self._seen.sum())} of {self._seen.size} cells")
+
+    def _begin(self, header: patching_pb2.SweepHeader) -> None:
+        self.header = header
+        pairs, metrics = len(header.clean), len(header.metrics)
+        cells = int(np.prod([len(axis.labels) for axis in header.axes]))
+        self.values = np.full((pairs, cells, metrics), np.nan)
+        self.base, self.source = np.full((pairs, metrics), np.nan), np.full((pairs, metrics), np.nan)
+        self._seen = np.zeros((pairs, cells), bool)
+
+    def _take(self, cells: patching_pb2.SweepCells) -> int:
+        if self.header is None:
+            raise DataLossError("cells came before the header")
+        index = np.frombuffer(cells.cells, "<u4")
+        values = np.frombuffer(cells.values, "<f8")
+        if cells.pair >= len(self.values) or (len(index) and index.max() >= self.values.shape[1]) or values.size != index.size * self.values.shape[2]:
+            raise DataLossError("a message has cells that the header does not know")
+        if self._seen[cells.pair, index].any():
+            raise DataLossError("a cell came twice")
+        self._seen[cells.pair, index] = True
+        self.values[cells.pair, index] = values.reshape(len(index), -1)
+        self.done += len(index)
+        return len(index)
+
+
+def _progress_bar(total: int, shown: bool | None) -> Any:
+    """A tqdm bar (on a terminal or in a notebook), or None: without tqdm, or when not wanted. Quick sweeps are over before it shows."""
+    if shown is False:
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, desc="sweep", unit="cell", delay=0 if shown else 1, disable=None if shown is None else False, leave=False)

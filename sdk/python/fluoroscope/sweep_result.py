@@ -1,0 +1,188 @@
+"""What a sweep found, with axes that know their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluoroscope._proto.v1 import patching_pb2
+from fluoroscope.metrics import Metric
+from fluoroscope.results import Provenance, Timing, bytes_text
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
+    import xarray
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """What a sweep costs.
+
+    Attributes:
+      cells: of all pairs.
+      filled_cells: cells equal to their base run, because nothing they change differs from it; they are not run.
+      flops: floating-point operations of what is run; a multiply-add counts as two.
+      forwards_flops: those of one whole forward per cell.
+      peak_bytes: what the server's admission charges; more than `budget_bytes` is refused.
+      budget_bytes: the server's limit for `peak_bytes`.
+    """
+
+    cells: int
+    filled_cells: int
+    flops: float
+    forwards_flops: float
+    peak_bytes: int
+    budget_bytes: int
+
+    @staticmethod
+    def of(message: patching_pb2.SweepEstimate) -> SweepEstimate:
+        return SweepEstimate(
+            message.cells, message.filled_cells, message.flops, message.forwards_flops, message.peak_bytes, message.budget_bytes
+        )
+
+    @property
+    def saved(self) -> float:
+        """How many times less is computed than one whole forward per cell would."""
+        return self.forwards_flops / self.flops if self.flops else float("inf")
+
+    def __repr__(self) -> str:
+        return (
+            f"SweepEstimate: {self.cells:,} cells, of which {self.filled_cells:,} are the base run; {self.flops / 1e9:,.1f} GFLOP, "
+            f"{self.saved:,.1f} times less than a forward per cell; peak {bytes_text(self.peak_bytes)} of {bytes_text(self.budget_bytes)}"
+        )
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the result: "layer", "position", "head", "site", "unit" or "source", with what its places are called."""
+
+    name: str
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class SweepResult:
+    """The cells of a sweep. Indexed by a metric (or its name) it is that metric's part.
+
+    Attributes:
+      values: float64, one axis per entry of `axes`: the metric in each cell, the mean over pairs.
+      per_pair: the same for each pair: [pairs, *axes].
+      base, source: the metric of the unchanged runs, one number per pair: values are patched from the source run into the base run.
+      axes: what the axes of `values` are.
+      metric: the name of the metric that `values` are of; the first one, until the result is indexed by another.
+      estimate: what was run and what was not.
+      convention: of attributions: how the scores are to be read; "" for sweeps.
+      provenance, timing, warnings: as in other results.
+    """
+
+    def __init__(
+        self,
+        axes: Sequence[Axis],
+        metrics: dict[Metric | str, int],
+        per_pair: np.ndarray,  # [pairs, metrics, *axes]
+        base: np.ndarray,  # [pairs, metrics]
+        source: np.ndarray,
+        estimate: SweepEstimate,
+        provenance: Provenance,
+        timing: Timing,
+        warnings: tuple[str, ...],
+        title: str,
+        convention: str = "",
+        chosen: int = 0,
+    ) -> None:
+        self.axes = tuple(axes)
+        self.estimate, self.provenance, self.timing, self.warnings = estimate, provenance, timing, warnings
+        self.metric = next(name for name, index in metrics.items() if isinstance(name, str) and index == chosen)
+        self.per_pair, self.base, self.source = per_pair[:, chosen], base[:, chosen], source[:, chosen]
+        self.values = self.per_pair.mean(0)
+        self._all = (metrics, per_pair, base, source)
+        self._title, self.convention = title, convention
+
+    def __getitem__(self, metric: Metric | str) -> SweepResult:
+        metrics, per_pair, base, source = self._all
+        if metric not in metrics:
+            raise KeyError(f"{metric!r} is not one of the sweep's metrics: {', '.join(repr(m) for m in metrics if isinstance(m, str))}")
+        return SweepResult(
+            self.axes, metrics, per_pair, base, source, self.estimate, self.provenance, self.timing, self.warnings, self._title, self.convention,
+            metrics[metric],
+        )
+
+    @property
+    def scores(self) -> np.ndarray:
+        """How far each cell's metric is from the base run's, the mean over pairs. Of attributions: the estimates themselves."""
+        return self.values - self.base.mean()
+
+    @property
+    def normalized(self) -> np.ndarray:
+        """(mean value - mean base) / (mean source - mean base), means over pairs: 0 is the base run, 1 the source run. Not clipped.
+
+        Raises:
+          ValueError: source and base differ by less than a thousandth of their size, so that the ratio would be noise.
+        """
+        base, source = float(self.base.mean()), float(self.source.mean())
+        if abs(source - base) <= 1e-3 * max(abs(source), abs(base), 1e-3):
+            raise ValueError(f"{self.metric} is {base:.4g} in the base run and {source:.4g} in the source run: there is nothing to normalise by")
+        return (self.values - base) / (source - base)
+
+    def top(self, k: int = 10) -> list[tuple[tuple[str, ...], float]]:
+        """The k cells whose metric is farthest from the base run's, as (labels, value), farthest first."""
+        away = np.abs(self.values - self.base.mean()).ravel()
+        order = np.argsort(-away, kind="stable")[:k]
+        places = np.transpose(np.unravel_index(order, self.values.shape))
+        return [
+            (tuple(axis.labels[i] for axis, i in zip(self.axes, place, strict=True)), float(self.values[tuple(place)])) for place in places
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One line per cell: its labels, its value, and its normalised value where that is defined. Needs pandas."""
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product([unique(axis.labels) for axis in self.axes], names=[axis.name for axis in self.axes])
+        frame = pd.DataFrame({self.metric: self.values.ravel()}, index=index)
+        try:
+            frame["normalized"] = self.normalized.ravel()
+        except ValueError:
+            frame["normalized"] = np.nan
+        return frame.reset_index()
+
+    def to_xarray(self) -> xarray.DataArray:
+        """The values with named axes and labels. Needs xarray."""
+        import xarray as xr
+
+        return xr.DataArray(
+            self.values, dims=[axis.name for axis in self.axes], coords={axis.name: unique(axis.labels) for axis in self.axes}, name=self.metric
+        )
+
+    def plot(self, **options: Any) -> plotly.graph_objects.Figure:
+        """A heat map (one axis: a line). See fluoroscope.sweep_plot.figure for the options. Needs plotly."""
+        from fluoroscope.sweep_plot import figure
+
+        return figure(self, title=self._title, **options)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(f"{len(axis)} {axis.name}{'s' if len(axis) != 1 else ''}" for axis in self.axes)
+        pairs = f", mean of {len(self.base)} pairs" if len(self.base) > 1 else ""
+        lines = [
+            f"SweepResult of {self.provenance.model}: {self._title}, {shape}{pairs}",
+            f"  {self.metric}: base {self.base.mean():+.3f}, source {self.source.mean():+.3f}",
+        ]
+        lines += [f"  {value:+8.3f}  " + ", ".join(f"{axis.name} {label}" for axis, label in zip(self.axes, labels, strict=True))
+                  for labels, value in self.top(3)]
+        lines.append(f"  {self.estimate.cells:,} cells in {self.timing.run_ms / 1000:.2f} s, {self.estimate.saved:,.0f} times less work than a forward per cell")
+        return "\n".join(lines)
+
+
+def unique(labels: Iterable[str]) -> list[str]:
+    """The labels, equal ones told apart: plots and tables take them for keys."""
+    seen: dict[str, int] = {}
+    out = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        out.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return out

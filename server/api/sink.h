@@ -1,0 +1,29 @@
+// The bounded way out of a run.
+#pragma once
+
+#include <functional>
+
+#include "absl/status/status.h"
+
+namespace fluoroscope::api {
+
+// Where a run's results go, part by part. Implemented by rpc/ (a stream's queue) and by tests; the engine holds it by shared_ptr.
+// The producer calls Push from the executor thread and Finish exactly once, last, from any of the engine's threads; neither blocks.
+template <typename Part>
+class Sink {
+ public:
+  virtual ~Sink() = default;
+
+  // Takes one part. The sink may hold any amount, but answers how much it wants: false means "enough for now": the run is parked
+  // until the sink calls the function given to OnDrain.
+  virtual bool Push(Part part) = 0;
+
+  // Called once, before the first Push. `resume` may be called from any thread, any number of times, until the sink dies. The sink calls
+  // it when it wants more, and once more after Finish, when nothing is unsent: until then the run's bytes stay charged.
+  virtual void OnDrain(std::function<void()> resume) = 0;
+
+  // The end: OK after a summary was pushed, else why there is none. Nothing is pushed afterwards.
+  virtual void Finish(absl::Status status) = 0;
+};
+
+}  // namespace fluoroscope::api

@@ -1,0 +1,184 @@
+#include "config/config.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "config/address.h"
+#include "fluoroscope/config/v1/config.pb.h"
+
+namespace fluoroscope::config {
+namespace {
+
+namespace pb = ::fluoroscope::config::v1;
+
+constexpr uint64_t kMiB = 1024 * 1024;
+
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+// Keeps the first complaint of the text parser, with its place.
+class FirstError : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, int column, const std::string& message) override {
+    if (text.empty()) text = absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
+  }
+  std::string text;
+};
+
+// Bytes the kernel says can be had without swapping; 0 when unknown.
+uint64_t MemAvailable() {
+  std::ifstream in("/proc/meminfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("MemAvailable:", 0) == 0) return strtoull(line.c_str() + 13, nullptr, 10) * 1024;
+  }
+  return 0;
+}
+
+absl::Status CheckAddress(const char* field, const std::string& text) {
+  if (const auto address = ParseAddress(text); !address.ok()) return Invalid(field, ": ", std::string(address.status().message()));
+  return absl::OkStatus();
+}
+
+bool GoodName(const std::string& name) {
+  if (name.empty() || name.size() > 64) return false;
+  for (const char c : name) {
+    if (!isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_' && c != '-') return false;
+  }
+  return true;
+}
+
+absl::Status CheckModels(const std::vector<ModelConfig>& models) {
+  if (models.empty()) {
+    return Invalid("models is empty: name at least one, for instance models { name: \"smollm2-135m\" path: \"/path/to/directory\" }");
+  }
+  std::set<std::string> names;
+  for (size_t i = 0; i < models.size(); ++i) {
+    const ModelConfig& model = models[i];
+    const std::string field = absl::StrCat("models[", i, "].");
+    if (!GoodName(model.name)) {
+      return Invalid(field, "name is \"", model.name, "\"; it must be 1 to 64 characters from A-Z, a-z, 0-9, '.', '_', '-'");
+    }
+    if (!names.insert(model.name).second) return Invalid(field, "name is \"", model.name, "\", which an earlier model has already");
+    if (model.path.empty())
+      return Invalid(field, "path is empty; it must be a Hugging Face directory (config.json, *.safetensors, tokenizer.json)");
+    if (!model.dtype.empty() && model.dtype != "f32" && model.dtype != "bf16" && model.dtype != "f16") {
+      return Invalid(field, "dtype is \"", model.dtype, "\"; it must be f32, bf16 or f16, or absent for the file's own");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDevice(const ServerConfig& config) {
+  bool good = config.device == "cpu";
+  if (config.device.rfind("cuda:", 0) == 0) {
+    const std::string number = config.device.substr(5);
+    good = !number.empty() && number.size() <= 3 && number.find_first_not_of("0123456789") == std::string::npos;
+  }
+  if (!good) return Invalid("device.name is \"", config.device, "\"; it must be cpu or cuda:N, for instance cuda:0");
+  if (config.threads > 4096) return Invalid("device.threads is ", config.threads, "; at most 4096 are allowed");
+  return absl::OkStatus();
+}
+
+absl::Status CheckLimits(const Limits& limits) {
+  // gRPC keeps message sizes in an int.
+  if (limits.max_receive_mib > 2047) return Invalid("limits.max_receive_mib is ", limits.max_receive_mib, "; at most 2047 are allowed");
+  if (limits.sink_buffer_mib > 1024 * 1024)
+    return Invalid("limits.sink_buffer_mib is ", limits.sink_buffer_mib, "; at most 1048576 are allowed");
+  return absl::OkStatus();
+}
+
+// A number of the file, or the default when it is absent (0).
+void Take(uint32_t value, uint32_t& field) {
+  if (value != 0) field = value;
+}
+
+absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
+  ServerConfig config;
+  if (!proto.grpc_address().empty()) config.grpc_address = proto.grpc_address();
+  if (!proto.http_address().empty()) config.http_address = proto.http_address();
+  for (const pb::Model& model : proto.models()) config.models.push_back({model.name(), model.path(), model.dtype()});
+  if (!proto.device().name().empty()) config.device = proto.device().name();
+  config.threads = proto.device().threads();
+  if (proto.device().memory_mib() > std::numeric_limits<uint64_t>::max() / kMiB) {
+    return Invalid("device.memory_mib is ", proto.device().memory_mib(), ", which is more bytes than 64 bits can count");
+  }
+  config.memory_bytes = proto.device().memory_mib() * kMiB;
+  Take(proto.limits().max_receive_mib(), config.limits.max_receive_mib);
+  Take(proto.limits().max_queue(), config.limits.max_queue);
+  Take(proto.limits().max_prompts(), config.limits.max_prompts);
+  Take(proto.limits().max_tokens(), config.limits.max_tokens);
+  Take(proto.limits().sink_buffer_mib(), config.limits.sink_buffer_mib);
+  Take(proto.drain_seconds(), config.drain_seconds);
+  if (!proto.log_level().empty()) config.log_level = proto.log_level();
+  Take(proto.self_check_seconds(), config.self_check_seconds);
+  return config;
+}
+
+absl::StatusOr<ServerConfig> ParseUnchecked(const std::string& textproto) {
+  pb::ServerConfig proto;
+  FirstError error;
+  google::protobuf::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&error);
+  if (!parser.ParseFromString(textproto, &proto)) return absl::InvalidArgumentError(error.text);
+  return FromProto(proto);
+}
+
+}  // namespace
+
+absl::Status Finish(ServerConfig& config) {
+  FS_RETURN_IF_ERROR(CheckAddress("grpc_address", config.grpc_address));
+  FS_RETURN_IF_ERROR(CheckAddress("http_address", config.http_address));
+  FS_RETURN_IF_ERROR(CheckModels(config.models));
+  FS_RETURN_IF_ERROR(CheckDevice(config));
+  FS_RETURN_IF_ERROR(CheckLimits(config.limits));
+  if (config.log_level != "debug" && config.log_level != "info" && config.log_level != "warn" && config.log_level != "error") {
+    return Invalid("log_level is \"", config.log_level, "\"; it must be debug, info, warn or error");
+  }
+  if (config.drain_seconds > 3600) return Invalid("drain_seconds is ", config.drain_seconds, "; at most 3600 are allowed");
+  if (config.threads == 0) config.threads = std::max(1u, std::thread::hardware_concurrency());
+  if (config.memory_bytes == 0) {
+    config.memory_bytes = MemAvailable() / 2;
+    if (config.memory_bytes == 0) return Invalid("device.memory_mib is absent and /proc/meminfo does not say what is free; give a number");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ServerConfig> Parse(const std::string& textproto) {
+  FS_ASSIGN_OR_RETURN(ServerConfig config, ParseUnchecked(textproto));
+  FS_RETURN_IF_ERROR(Finish(config));
+  return config;
+}
+
+absl::StatusOr<ServerConfig> ReadFile(const std::string& path) { return Load(path, {}); }
+
+absl::StatusOr<ServerConfig> Load(const std::string& path, const Overrides& overrides) {
+  absl::StatusOr<ServerConfig> config = ServerConfig{};
+  if (!path.empty()) {
+    std::ifstream in(path, std::ios::binary);
+    std::ostringstream text;
+    if (!in || !(text << in.rdbuf())) return absl::NotFoundError(absl::StrCat("cannot read the configuration file ", path));
+    config = ParseUnchecked(text.str());
+  }
+  absl::Status status = config.status();
+  if (status.ok()) {
+    config->models.insert(config->models.end(), overrides.models.begin(), overrides.models.end());
+    if (!overrides.grpc_address.empty()) config->grpc_address = overrides.grpc_address;
+    if (!overrides.http_address.empty()) config->http_address = overrides.http_address;
+    status = Finish(*config);
+  }
+  if (status.ok()) return config;
+  if (path.empty()) return status;
+  return absl::Status(status.code(), absl::StrCat(path, ": ", std::string(status.message())));
+}
+
+}  // namespace fluoroscope::config

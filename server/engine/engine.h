@@ -1,0 +1,68 @@
+// The façade: what the server can do, one method per RPC, in api/ types. Free of LibTorch and of protobuf.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "api/attribution.h"
+#include "api/call.h"
+#include "api/plan.h"
+#include "api/results.h"
+#include "api/sweep.h"
+#include "api/weights.h"
+
+namespace fluoroscope::config {
+struct ServerConfig;
+}
+namespace fluoroscope::obs {
+class Metrics;
+}
+
+namespace fluoroscope::engine {
+
+// Owns the models, the prepare thread and the device's executor. Every method may be called from any thread and returns at once;
+// answers come through the callback or sink, on one of the engine's threads, exactly once per call.
+class Engine {
+ public:
+  template <typename T>
+  using Callback = std::function<void(absl::StatusOr<T>)>;
+
+  // Loads all models, warms them up and checks their identities. Slow (seconds); called once, before serving.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const config::ServerConfig& config, obs::Metrics& metrics);
+
+  virtual ~Engine() = default;
+
+  virtual std::vector<api::ModelInfo> ListModels() const = 0;
+  virtual absl::StatusOr<api::ModelDetails> GetModel(const std::string& name) const = 0;
+  virtual void Tokenize(const std::string& model, std::vector<api::Prompt> prompts, api::CallContext call,
+                        Callback<std::vector<api::RowInfo>> done) = 0;
+  virtual void Detokenize(const std::string& model, std::vector<api::TokenIds> rows, bool skip_special_tokens, api::CallContext call,
+                          Callback<std::vector<std::string>> done) = 0;
+
+  virtual absl::StatusOr<std::vector<api::WeightInfo>> ListWeights(const std::string& model) const = 0;
+  // A header without rows, one tensor, a summary.
+  virtual void ReadWeights(api::ReadWeightsRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) = 0;
+
+  virtual void Forward(api::ForwardRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) = 0;
+  virtual void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) = 0;
+
+  virtual void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+  virtual void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) = 0;
+
+  // The sink gets a sweep's parts; the cells' values are scores.
+  virtual void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+
+  // A call's cancel token was set: look at the tokens now, not after the next step. Quick; from any thread.
+  virtual void Poke() {}
+
+  // Liveness: false when the executor has not taken a step for a long while although it has work, or the device is lost.
+  virtual bool Healthy() const = 0;
+
+  // Refuses new calls with UNAVAILABLE, lets running work go on for `grace`, then cancels what is left. Returns when all is finished.
+  virtual void Drain(std::chrono::milliseconds grace) = 0;
+};
+
+}  // namespace fluoroscope::engine

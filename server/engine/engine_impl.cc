@@ -1,0 +1,397 @@
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <future>
+#include <map>
+#include <mutex>
+
+#include "attribution/attribution_run.h"
+#include "base/status_macros.h"
+#include "config/config.h"
+#include "engine/attribution_builder.h"
+#include "engine/engine.h"
+#include "engine/identity_check.h"
+#include "engine/loaded_model.h"
+#include "engine/one_call.h"
+#include "engine/plan_builder.h"
+#include "engine/sweep_builder.h"
+#include "engine/task_thread.h"
+#include "engine/weight_slice.h"
+#include "obs/metrics.h"
+#include "obs/version.h"
+#include "run/forward_run.h"
+#include "sched/executor.h"
+#include "sweep/sweep_run.h"
+#include "tensor/compute_threads.h"
+#include "tensor/counting_allocator.h"
+#include "tensor/device.h"
+#include "tensor/runtime_errors.h"
+
+namespace fluoroscope::engine {
+namespace {
+
+// Requests wait here for a moment only, cancelled ones too until their turn comes; the executor's queue is the one that is meant to be
+// full.
+size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t>(64, config.limits.max_queue); }
+
+// The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
+      : config_(config),
+        metrics_(metrics),
+        executor_({.max_waiting = config.limits.max_queue, .budget_bytes = config.memory_bytes, .stuck_after = std::chrono::seconds(60)},
+                  metrics),
+        prepare_(PrepareQueue(config)) {}
+
+  ~EngineImpl() override {
+    timer_.request_stop();
+    if (timer_.joinable()) timer_.join();
+    prepare_.Stop();
+  }
+
+  absl::Status Start(at::Device device) {
+    // Loading runs on the executor's thread: a second thread that computes would leave OpenMP threads of its own behind, and libgomp stops
+    // spinning altogether once it has more threads than cores (a third of a short forward was lost to that).
+    FS_RETURN_IF_ERROR(OnExecutor([] {
+      tensor::PlaceComputeThreads();
+      return absl::OkStatus();
+    }));
+    for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
+    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model));
+    timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
+    return absl::OkStatus();
+  }
+
+  std::vector<api::ModelInfo> ListModels() const override {
+    std::vector<api::ModelInfo> infos;
+    for (const auto& [name, model] : models_) infos.push_back(model->Info());
+    return infos;
+  }
+
+  absl::StatusOr<api::ModelDetails> GetModel(const std::string& name) const override {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
+    return model->Details();
+  }
+
+  void Tokenize(const std::string& name, std::vector<api::Prompt> prompts, api::CallContext call,
+                Callback<std::vector<api::RowInfo>> done) override {
+    Prepare<std::vector<api::RowInfo>>(
+        std::move(call), std::move(done), [this, name, prompts = std::move(prompts)]() -> absl::StatusOr<std::vector<api::RowInfo>> {
+          FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
+          std::vector<api::RowInfo> rows;
+          for (size_t i = 0; i < prompts.size(); ++i) {
+            FS_ASSIGN_OR_RETURN(api::RowInfo row, ResolvePrompt(*model, prompts[i], "prompts[" + std::to_string(i) + "]"));
+            rows.push_back(std::move(row));
+          }
+          return rows;
+        });
+  }
+
+  void Detokenize(const std::string& name, std::vector<api::TokenIds> rows, bool skip_special_tokens, api::CallContext call,
+                  Callback<std::vector<std::string>> done) override {
+    Prepare<std::vector<std::string>>(
+        std::move(call), std::move(done),
+        [this, name, rows = std::move(rows), skip_special_tokens]() -> absl::StatusOr<std::vector<std::string>> {
+          FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
+          if (model->tokenizer == nullptr) return absl::FailedPreconditionError(name + " has no tokenizer.json");
+          std::vector<std::string> texts;
+          for (const api::TokenIds& row : rows) {
+            FS_ASSIGN_OR_RETURN(std::string text, model->tokenizer->Decode(row, skip_special_tokens));
+            texts.push_back(std::move(text));
+          }
+          return texts;
+        });
+  }
+
+  absl::StatusOr<std::vector<api::WeightInfo>> ListWeights(const std::string& name) const override {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
+    return ListWeightsOf(*model);
+  }
+
+  void ReadWeights(api::ReadWeightsRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitRead);
+  }
+
+  void Forward(api::ForwardRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitForward);
+  }
+
+  void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) override {
+    Prepare<api::Estimate>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
+      FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+      FS_ASSIGN_OR_RETURN(const BuiltPlan built, BuildPlan(*model, request, config_.limits));
+      api::Estimate estimate;
+      estimate.peak_bytes = built.cost.peak_bytes;
+      estimate.reply_bytes = built.cost.reply_bytes;
+      estimate.tokens = built.cost.tokens;
+      estimate.flops = built.cost.flops;
+      estimate.waves = static_cast<uint32_t>(built.plan.waves.size());
+      estimate.budget_bytes = config_.memory_bytes;
+      return estimate;
+    });
+  }
+
+  void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitSweep);
+  }
+
+  void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) override {
+    Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
+      FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+      FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(*model, request, config_.limits));
+      built.header.cost.budget_bytes = config_.memory_bytes;
+      return built.header.cost;
+    });
+  }
+
+  void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitAttribution);
+  }
+
+  void Poke() override { executor_.Poke(); }
+
+  bool Healthy() const override { return executor_.Healthy(); }
+
+  void Drain(std::chrono::milliseconds grace) override {
+    draining_ = true;
+    timer_.request_stop();
+    prepare_.Stop();  // what was accepted reaches the executor before it drains
+    executor_.Drain(grace);
+  }
+
+ private:
+  absl::Status OnExecutor(std::function<absl::Status()> call) {
+    auto work = std::make_shared<OneCall>(std::move(call));
+    std::future<absl::Status> result = work->result();
+    executor_.Submit(std::move(work),
+                     {.principal = "start", .peak_bytes = 0, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+    return result.get();
+  }
+
+  absl::Status Load(const config::ModelConfig& config, at::Device device) {
+    const auto start = std::chrono::steady_clock::now();
+    auto model = std::make_shared<LoadedModel>();
+    model->name = config.name;
+    model->device = config_.device;
+    absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
+    if (!weights.ok())
+      return absl::Status(weights.status().code(),
+                          "model '" + config.name + "' (" + config.path + "): " + std::string(weights.status().message()));
+    model->model = *std::move(weights);
+    absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
+    if (tokenizer.ok()) {
+      model->tokenizer = *std::move(tokenizer);
+    } else if (!absl::IsNotFound(tokenizer.status())) {
+      return absl::Status(tokenizer.status().code(), "model '" + config.name + "': " + std::string(tokenizer.status().message()));
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    metrics_.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
+    models_.emplace(model->name, std::move(model));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::shared_ptr<LoadedModel>> Find(const std::string& name) const {
+    if (const auto it = models_.find(name); it != models_.end()) return it->second;
+    std::string known;
+    for (const auto& [other, model] : models_) known += (known.empty() ? "" : ", ") + other;
+    return absl::NotFoundError("no model '" + name + "'; loaded: " + (known.empty() ? "none" : known));
+  }
+
+  static absl::Status StillWanted(const api::CallContext& call) {
+    if (call.cancel.cancelled()) return absl::CancelledError("the client went away");
+    if (std::chrono::steady_clock::now() >= call.deadline)
+      return absl::DeadlineExceededError("the deadline passed while the request waited");
+    return absl::OkStatus();
+  }
+
+  // Called with the refusal when a call cannot even be queued.
+  template <typename F>
+  void RefuseBusy(F&& refuse) {
+    if (draining_) {
+      metrics_.CountRejection(obs::Rejection::kDraining);
+      return refuse(absl::UnavailableError("the server is shutting down"));
+    }
+    metrics_.CountRejection(obs::Rejection::kQueueFull);
+    refuse(absl::ResourceExhaustedError("the server's prepare queue is full (" + std::to_string(PrepareQueue(config_)) +
+                                        " requests); try again later"));
+  }
+
+  template <typename T>
+  void Prepare(api::CallContext call, Callback<T> done, std::function<absl::StatusOr<T>()> compute) {
+    const bool posted = prepare_.Post([call, done, compute = std::move(compute)] {
+      const absl::Status wanted = StillWanted(call);
+      wanted.ok() ? done(tensor::GuardTorch(compute)) : done(wanted);
+    });
+    if (!posted) RefuseBusy([&](absl::Status status) { done(std::move(status)); });
+  }
+
+  // Has a run planned and submitted on the prepare thread; whatever stands in the way reaches the sink.
+  template <typename Request, typename Sink>
+  void PrepareRun(Request request, api::CallContext call, std::shared_ptr<Sink> sink,
+                  absl::Status (EngineImpl::*submit)(const Request&, const api::CallContext&, const std::shared_ptr<Sink>&,
+                                                     std::chrono::steady_clock::time_point)) {
+    const auto arrived = std::chrono::steady_clock::now();
+    const bool posted = prepare_.Post([this, request = std::move(request), call, sink, arrived, submit] {
+      if (absl::Status status = StillWanted(call); !status.ok()) return sink->Finish(status);
+      absl::Status status = tensor::GuardTorch([&] { return (this->*submit)(request, call, sink, arrived); });
+      if (!status.ok()) sink->Finish(std::move(status));
+    });
+    if (!posted) RefuseBusy([&](absl::Status status) { sink->Finish(std::move(status)); });
+  }
+
+  // Queues a run that is planned.
+  template <typename Run, typename Sink>
+  void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, const api::CallContext& call, const std::shared_ptr<Sink>& sink) {
+    sink->OnDrain([this, work = std::weak_ptr<Run>(run)] {
+      if (const auto alive = work.lock()) executor_.Resume(alive.get());
+    });
+    executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel});
+  }
+
+  absl::Status SubmitRead(const api::ReadWeightsRequest& request, const api::CallContext& call,
+                          const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+    FS_ASSIGN_OR_RETURN(WeightSlice slice, ResolveWeightSlice(*model, request));
+    api::ForwardHeader header;
+    header.provenance = ProvenanceOf(*model);
+    header.provenance.plan_sha256 = slice.hash;
+    const uint64_t peak_bytes = slice.peak_bytes;
+    Submit(ReadSlice(std::move(slice), model->model, std::move(header), sink), peak_bytes, call, sink);
+    return absl::OkStatus();
+  }
+
+  absl::Status SubmitForward(const api::ForwardRequest& request, const api::CallContext& call,
+                             const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+    FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(*model, request, config_.limits));
+    api::ForwardHeader header;
+    header.rows = std::move(built.rows);
+    header.provenance = ProvenanceOf(*model);
+    header.provenance.attention = built.attention;
+    header.provenance.plan_sha256 = built.hash;
+    header.provenance.isolated = request.isolated;
+    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived), built.cost.peak_bytes,
+           call, sink);
+    return absl::OkStatus();
+  }
+
+  absl::Status SubmitSweep(const api::SweepRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
+                           std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+    FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(*model, request, config_.limits));
+    Complete(built, *model);
+    const uint64_t peak_bytes = built.header.cost.peak_bytes;
+    Submit(std::make_shared<sweep::SweepRun>(std::move(built.plan), std::move(built.header), std::move(built.warnings), sink, metrics_,
+                                             arrived),
+           peak_bytes, call, sink);
+    return absl::OkStatus();
+  }
+
+  absl::Status SubmitAttribution(const api::AttributionRequest& request, const api::CallContext& call,
+                                 const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.grid.model));
+    FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(*model, request, config_.limits));
+    Complete(built.sweep, *model);
+    const uint64_t peak_bytes = built.sweep.header.cost.peak_bytes;
+    Submit(std::make_shared<attribution::AttributionRun>(std::move(built.plan), std::move(built.sweep.header),
+                                                         std::move(built.sweep.warnings), sink, metrics_, arrived),
+           peak_bytes, call, sink);
+    return absl::OkStatus();
+  }
+
+  // The part of a sweep's header that the server itself knows.
+  void Complete(BuiltSweep& built, const LoadedModel& model) const {
+    built.header.provenance = ProvenanceOf(model);
+    built.header.provenance.attention = "fused";
+    built.header.provenance.plan_sha256 = built.hash;
+    built.header.cost.budget_bytes = config_.memory_bytes;
+  }
+
+  api::Provenance ProvenanceOf(const LoadedModel& model) const {
+    const api::ModelInfo info = model.Info();
+    api::Provenance provenance;
+    provenance.model = info.name;
+    provenance.revision = info.revision;
+    provenance.weights_sha256 = info.weights_sha256;
+    provenance.tokenizer_sha256 = info.tokenizer_sha256;
+    provenance.dtype = info.dtype;
+    provenance.device = info.device;
+    provenance.server_version = std::string(obs::Version());
+    provenance.threads = config_.threads;
+    return provenance;
+  }
+
+  // Queues an identity check; `finished` hears its end on the executor's thread.
+  absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, std::function<void(absl::Status)> finished) {
+    FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
+                        IdentityCheck::Create(model, metrics_, [this, model, finished](absl::StatusOr<IdentityErrors> errors) {
+                          if (errors.ok()) Report(*model, *errors);
+                          finished(errors.status());
+                        }));
+    const uint64_t bytes = check->peak_bytes();
+    executor_.Submit(
+        std::move(check),
+        {.principal = "self-check", .peak_bytes = bytes, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+    return absl::OkStatus();
+  }
+
+  void Report(LoadedModel& model, const IdentityErrors& errors) {
+    metrics_.SetIdentityError(model.name, "residual", errors.residual);
+    metrics_.SetIdentityError(model.name, "attention", errors.attention);
+    metrics_.SetIdentityError(model.name, "pattern_sum", errors.pattern_sum);
+    metrics_.SetIdentityError(model.name, "logits", errors.logits);
+    model.refused.Set(SitesRefusedFor(errors, model.model->dtype));
+  }
+
+  // Warms up and checks before serving.
+  absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model) {
+    std::promise<absl::Status> finished;
+    FS_RETURN_IF_ERROR(SubmitCheck(model, [&](absl::Status status) { finished.set_value(std::move(status)); }));
+    return finished.get_future().get();
+  }
+
+  // The timer thread: memory gauges every second, identity checks every self_check_seconds.
+  void Tick(std::stop_token stop) {
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock lock(mutex);
+    auto next_check = std::chrono::steady_clock::now() + std::chrono::seconds(config_.self_check_seconds);
+    while (!stop.stop_requested()) {
+      const tensor::AccountStats memory = tensor::Stats().work;
+      metrics_.SetDeviceMemory(config_.device, memory.live_bytes, memory.peak_bytes);
+      wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
+      if (stop.stop_requested() || std::chrono::steady_clock::now() < next_check) continue;
+      next_check += std::chrono::seconds(config_.self_check_seconds);
+      for (const auto& [name, model] : models_) {
+        // A check that cannot run now (full queue, draining) runs next time; the gauges keep their last values.
+        (void)SubmitCheck(model, [](absl::Status) {});
+      }
+    }
+  }
+
+  const config::ServerConfig config_;
+  obs::Metrics& metrics_;
+  std::map<std::string, std::shared_ptr<LoadedModel>> models_;
+  sched::Executor executor_;
+  TaskThread prepare_;
+  std::atomic<bool> draining_ = false;
+  std::jthread timer_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const config::ServerConfig& config, obs::Metrics& metrics) {
+  // The CUDA back end registers itself only before the first use of LibTorch.
+  FS_ASSIGN_OR_RETURN(const at::Device device, tensor::OpenDevice(config.device));
+  tensor::InstallCountingAllocator();
+  tensor::SetCap(config.memory_bytes);
+  at::set_num_threads(static_cast<int>(config.threads));
+  auto engine = std::make_unique<EngineImpl>(config, metrics);
+  FS_RETURN_IF_ERROR(engine->Start(device));
+  return std::unique_ptr<Engine>(std::move(engine));
+}
+
+}  // namespace fluoroscope::engine

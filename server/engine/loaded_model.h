@@ -1,0 +1,40 @@
+// A model that the server offers: weights, tokenizer, and what its identity checks last said.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "api/results.h"
+#include "model/model.h"
+#include "model/sites.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fluoroscope::engine {
+
+// Which sites may not be served because an identity that involves them failed: site -> why. Safe from any thread.
+class RefusedSites {
+ public:
+  void Set(std::map<model::Site, std::string> refused);
+  // Empty when the site may be served.
+  std::string Why(model::Site site) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<model::Site, std::string> refused_;
+};
+
+// Immutable but for `refused`. Shared by the engine and the runs that use it.
+struct LoadedModel {
+  std::string name;
+  std::shared_ptr<const model::Model> model;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null when the directory has no tokenizer.json
+  std::string device;
+  RefusedSites refused;
+
+  api::ModelInfo Info() const;
+  api::ModelDetails Details() const;
+};
+
+}  // namespace fluoroscope::engine

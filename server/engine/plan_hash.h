@@ -1,0 +1,17 @@
+// What makes two requests the same run.
+#pragma once
+
+#include <string>
+
+#include "attribution/attribution_run.h"
+#include "run/plan.h"
+#include "sweep/planner.h"
+
+namespace fluoroscope::engine {
+
+// SHA-256 over the plan's canonical text: everything resolved, so that a name and its id, or -1 and the last position, hash the same.
+std::string HashOf(const run::RunPlan& plan);
+std::string HashOf(const sweep::SweepPlan& plan);
+std::string HashOf(const attribution::AttributionPlan& plan);
+
+}  // namespace fluoroscope::engine

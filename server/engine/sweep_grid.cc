@@ -1,0 +1,142 @@
+#include "engine/sweep_grid.h"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "base/status_macros.h"
+#include "engine/resolve.h"
+
+namespace fluoroscope::engine {
+namespace {
+
+using api::SweepAxis;
+
+std::string Item(const std::string& field, size_t index) { return field + "[" + std::to_string(index) + "]"; }
+
+// Makes the part of a grid that only the model says something about.
+class GridMaker {
+ public:
+  GridMaker(const LoadedModel& model, const api::SweepRequest& request) : model_(model), request_(request), arch_(model.model->arch) {}
+
+  absl::StatusOr<sweep::Grid> Make() {
+    grid_.axes = request_.over;
+    grid_.model_layers = arch_.layers;
+    FS_RETURN_IF_ERROR(Sites());
+    FS_RETURN_IF_ERROR(Layers());
+    FS_RETURN_IF_ERROR(Heads());
+    return std::move(grid_);
+  }
+
+ private:
+  absl::Status Sites() {
+    for (size_t i = 0; i < request_.sites.size(); ++i) {
+      const std::string& name = request_.sites[i];
+      const std::string field = Item("sites", i);
+      // The general resolution says what is wrong with a name, and refuses what this model does not have or cannot be trusted.
+      api::Selection select;
+      select.sites = {"blocks.0." + name};
+      FS_ASSIGN_OR_RETURN(const std::vector<HookPoint> found, ResolveSites(model_, select, /*for_edit=*/true, field));
+      if (found.size() != 1)
+        return absl::InvalidArgumentError(field + ": '" + name +
+                                          "' is not one site; name a site of the blocks without its layer, such as 'hook_resid_pre'");
+      grid_.sites.push_back(found.front().site);
+    }
+    if (grid_.sites.size() > 1 && !IsOver(request_, SweepAxis::kSite))
+      return absl::InvalidArgumentError("sites has " + std::to_string(grid_.sites.size()) +
+                                        " entries; several sites need SWEEP_AXIS_SITE in `over`");
+    return absl::OkStatus();
+  }
+
+  absl::Status Layers() {
+    std::set<int64_t> layers;
+    for (int32_t layer : request_.layers) {
+      const int64_t absolute = layer < 0 ? layer + arch_.layers : layer;
+      if (absolute < 0 || absolute >= arch_.layers)
+        return absl::InvalidArgumentError("layers: " + std::to_string(layer) + " is outside; " + model_.name + " has layers 0 to " +
+                                          std::to_string(arch_.layers - 1) + " (or -" + std::to_string(arch_.layers) + " to -1)");
+      layers.insert(absolute);
+    }
+    for (int64_t layer = 0; request_.layers.empty() && layer < arch_.layers; ++layer) layers.insert(layer);
+    grid_.layers.assign(layers.begin(), layers.end());
+    grid_.window = request_.window;
+    if (request_.window > 1 && !IsOver(request_, SweepAxis::kLayer))
+      return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + ", but SWEEP_AXIS_LAYER is not in `over`");
+    if (request_.window > arch_.layers)
+      return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + "; " + model_.name + " has " +
+                                        std::to_string(arch_.layers) + " layers");
+    return absl::OkStatus();
+  }
+
+  absl::Status Heads() {
+    if (!IsOver(request_, SweepAxis::kHead) && request_.heads.empty()) return absl::OkStatus();
+    int64_t count = -1;
+    for (size_t i = 0; i < grid_.sites.size(); ++i) {
+      const model::SiteSpec& spec = model::SpecOf(grid_.sites[i]);
+      const int axis = model::HeadAxis(spec);
+      if (axis < 0) return absl::InvalidArgumentError(Item("sites", i) + ": " + std::string(spec.name) + " has no head axis");
+      const int64_t heads = model::SizeOf(spec.axes[static_cast<size_t>(axis)], arch_);
+      if (count >= 0 && heads != count)
+        return absl::InvalidArgumentError("the sites have " + std::to_string(count) + " and " + std::to_string(heads) +
+                                          " heads; sweep them one at a time (k and v have key-value heads)");
+      count = heads;
+      FS_ASSIGN_OR_RETURN(grid_.heads, ResolveHeads(model_, request_.heads, {grid_.sites[i], 0}, "heads"));
+    }
+    if (grid_.heads.empty()) {
+      grid_.heads.resize(static_cast<size_t>(count));
+      std::iota(grid_.heads.begin(), grid_.heads.end(), 0);
+    }
+    return absl::OkStatus();
+  }
+
+  const LoadedModel& model_;
+  const api::SweepRequest& request_;
+  const model::Architecture& arch_;
+  sweep::Grid grid_;
+};
+
+}  // namespace
+
+bool IsOver(const api::SweepRequest& request, SweepAxis axis) {
+  return std::find(request.over.begin(), request.over.end(), axis) != request.over.end();
+}
+
+absl::StatusOr<sweep::Grid> ResolveGrid(const LoadedModel& model, const api::SweepRequest& request) {
+  return GridMaker(model, request).Make();
+}
+
+absl::Status ResolveUnitAxis(const LoadedModel& model, const api::SweepRequest& request, const std::vector<sweep::Pair>& pairs,
+                             sweep::Grid& grid) {
+  const bool over = IsOver(request, SweepAxis::kUnit);
+  if (request.unit_block > 1 && !over) return absl::InvalidArgumentError("unit_block is given, but SWEEP_AXIS_UNIT is not in `over`");
+  if (!over && request.units.empty()) return absl::OkStatus();
+  // How many there are, which sites and pairs must agree on.
+  int64_t count = -1;
+  for (const model::Site site : grid.sites) {
+    const model::Axis last = model::SpecOf(site).axes.back();
+    for (const sweep::Pair& pair : pairs) {
+      const int64_t here = last == model::Axis::kKey ? static_cast<int64_t>(pair.base_ids.size()) : model::SizeOf(last, model.model->arch);
+      if (count >= 0 && here != count)
+        return absl::InvalidArgumentError("units: the last axis has " + std::to_string(count) + " and " + std::to_string(here) +
+                                          " entries in the sites and prompts of this sweep; sweep them one at a time");
+      count = here;
+    }
+  }
+  std::vector<int64_t> units(request.units.begin(), request.units.end());
+  std::sort(units.begin(), units.end());
+  units.erase(std::unique(units.begin(), units.end()), units.end());
+  if (!units.empty() && units.back() >= count)
+    return absl::InvalidArgumentError("units: unit " + std::to_string(units.back()) + " does not exist; there are units 0 to " +
+                                      std::to_string(count - 1));
+  if (units.empty()) {
+    units.resize(static_cast<size_t>(count));
+    std::iota(units.begin(), units.end(), 0);
+  }
+  const size_t block = over ? request.unit_block : units.size();
+  for (size_t at = 0; at < units.size(); at += block)
+    grid.units.emplace_back(units.begin() + static_cast<int64_t>(at),
+                            units.begin() + static_cast<int64_t>(std::min(at + block, units.size())));
+  return absl::OkStatus();
+}
+
+}  // namespace fluoroscope::engine

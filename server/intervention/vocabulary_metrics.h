@@ -1,0 +1,37 @@
+// Metrics that need the logits of all tokens.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "intervention/metrics.h"
+
+namespace fluoroscope::intervention {
+
+// One value to compute: a metric at a line of `logits`.
+struct VocabularyReading {
+  int64_t line;
+  const Metric* metric;
+  size_t position;  // which of the metric's positions
+  double* value;
+};
+
+// A line that other rows are compared with: goes to line `position` of kept[key].
+struct ReferenceLine {
+  int64_t line;
+  Kept key;
+  int64_t position;
+  bool log_probabilities;  // else logits
+};
+
+// Computes them all. `logits` is f32 [lines, vocabulary] and is used up: it may hold something else afterwards.
+void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, std::span<const ReferenceLine> references,
+              std::vector<at::Tensor>& kept);
+
+// Bytes that Evaluate holds at once for each line and token of `logits`, that included.
+inline constexpr int64_t kVocabularyBytes = 4 * sizeof(float);
+
+}  // namespace fluoroscope::intervention

@@ -1,0 +1,54 @@
+#include "model/load_weights.h"
+
+#include "base/status_macros.h"
+
+namespace fluoroscope::model {
+
+bool WeightReader::Has(const std::string& name) const { return checkpoint_.Has(prefix_ + name); }
+
+absl::StatusOr<at::Tensor> WeightReader::Tensor(const std::string& name, at::IntArrayRef shape) const {
+  FS_ASSIGN_OR_RETURN(at::Tensor tensor, checkpoint_.Load(prefix_ + name, shape, dtype_));
+  return tensor.to(device_);
+}
+
+absl::StatusOr<NormWeights> WeightReader::Norm(const std::string& name, int64_t size, bool bias) const {
+  NormWeights norm;
+  FS_ASSIGN_OR_RETURN(norm.weight, Tensor(name + ".weight", {size}));
+  if (bias) {
+    FS_ASSIGN_OR_RETURN(norm.bias, Tensor(name + ".bias", {size}));
+  }
+  return norm;
+}
+
+absl::StatusOr<Linear> WeightReader::FusedLinear(const std::vector<Part>& parts, int64_t in, bool bias) const {
+  int64_t out = 0;
+  for (const Part& part : parts) {
+    out += part.out;
+    FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + part.name + ".weight", {part.out, in}));  // before memory is taken for all of them
+  }
+  const at::TensorOptions options = at::TensorOptions().dtype(dtype_).device(at::kCPU);
+  at::Tensor weight = at::empty({out, in}, options);
+  at::Tensor biases = bias ? at::empty({out}, options) : at::Tensor();
+  int64_t row = 0;
+  for (const Part& part : parts) {
+    FS_RETURN_IF_ERROR(checkpoint_.LoadInto(prefix_ + part.name + ".weight", weight.narrow(0, row, part.out)));
+    if (bias) FS_RETURN_IF_ERROR(checkpoint_.LoadInto(prefix_ + part.name + ".bias", biases.narrow(0, row, part.out)));
+    row += part.out;
+  }
+  Linear linear;
+  linear.weight = weight.to(device_);
+  if (bias) linear.bias = biases.to(device_);
+  return linear;
+}
+
+absl::StatusOr<Linear> WeightReader::TransposedLinear(const std::string& name, int64_t out, int64_t in, bool bias) const {
+  Linear linear;
+  FS_ASSIGN_OR_RETURN(at::Tensor stored, checkpoint_.Load(prefix_ + name + ".weight", {in, out}, dtype_));
+  linear.weight = stored.t().contiguous().to(device_);
+  if (bias) {
+    FS_ASSIGN_OR_RETURN(linear.bias, Tensor(name + ".bias", {out}));
+  }
+  return linear;
+}
+
+}  // namespace fluoroscope::model

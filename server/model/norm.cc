@@ -1,0 +1,31 @@
+#include "model/norm.h"
+
+#include "model/line_kernels.h"
+
+namespace fluoroscope::model {
+
+at::Tensor ApplyNorm(const Model& model, const NormWeights& weights, const at::Tensor& x, Site scale_site, Site normalized_site,
+                     int64_t layer, const PackedRows& rows, SiteHooks& hooks) {
+  const bool centred = model.arch.norm == Norm::kLayer;
+  const bool in_lines = HasLineKernels(x) && weights.weight.scalar_type() == at::kFloat;
+  LineStatistics statistics;
+  at::Tensor wide;
+  if (in_lines) {
+    statistics = StatisticsOf(x, centred, model.arch.norm_eps);
+    if (!hooks.Wants(scale_site, layer) && !hooks.Wants(normalized_site, layer))
+      return NormalizeLines(x, statistics, weights.weight, weights.bias);
+    wide = x;
+  } else {
+    // Statistics in float32 whatever the model's dtype: the mean of squares of a large residual overflows float16.
+    wide = x.to(at::kFloat);
+    if (centred) statistics.mean = wide.mean(-1, /*keepdim=*/true);
+  }
+  const at::Tensor away = centred ? wide - statistics.mean : wide;
+  if (!in_lines) statistics.scale = at::sqrt(at::square(away).mean(-1, /*keepdim=*/true).add_(model.arch.norm_eps));
+  const at::Tensor scale = Visit(hooks, scale_site, layer, rows, statistics.scale);
+  const at::Tensor normalized = Visit(hooks, normalized_site, layer, rows, away / scale).to(x.scalar_type());
+  at::Tensor out = normalized * weights.weight;
+  return weights.bias.defined() ? out.add_(weights.bias) : out;
+}
+
+}  // namespace fluoroscope::model

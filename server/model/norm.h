@@ -1,0 +1,15 @@
+// LayerNorm and RMSNorm, written out so that their scale and their normalised value are sites.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "model/hooks.h"
+#include "model/model.h"
+
+namespace fluoroscope::model {
+
+// x [tokens, d_model] -> norm(x) * w + b. `scale` and `normalized` are the two sites on the way.
+at::Tensor ApplyNorm(const Model& model, const NormWeights& weights, const at::Tensor& x, Site scale, Site normalized, int64_t layer,
+                     const PackedRows& rows, SiteHooks& hooks);
+
+}  // namespace fluoroscope::model

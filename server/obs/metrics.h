@@ -1,0 +1,50 @@
+// The server's Prometheus metrics: one method per thing that is measured, so that label sets stay closed and names stay in one file.
+// Free of protobuf and LibTorch. Every method is safe from any thread and does not block for long.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace fluoroscope::obs {
+
+// Why a call was turned away; label `reason` of fluoroscope_rejections_total.
+enum class Rejection { kQueueFull, kOverBudget, kDraining, kInvalid, kDeadline, kCancelled, kOutOfMemory };
+
+// Owns the registry. Created by main, outlives everything that reports to it.
+class Metrics {
+ public:
+  Metrics();
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  // The text exposition of all metrics, process_* included (read from /proc when asked).
+  std::string Serialize() const;
+
+  // rpc/. `method` is "Inference.Forward"; `code` a canonical gRPC code name such as "OK".
+  void RpcStarted(std::string_view method);
+  void RpcFinished(std::string_view method, std::string_view code, double seconds, uint64_t reply_bytes);
+
+  // sched/
+  void SetQueueDepth(size_t waiting);
+  void ObserveQueueWait(double seconds);
+  void AddExecutorBusy(double seconds);
+  void SetAdmittedBytes(uint64_t bytes);
+  void SetBudgetBytes(uint64_t bytes);
+  void CountRejection(Rejection reason);
+
+  // engine/
+  void ObserveBatch(const std::string& model, size_t rows, size_t tokens);
+  void AddCapturedBytes(uint64_t bytes);
+  void SetModelLoaded(const std::string& model, const std::string& weights_sha256, uint64_t weight_bytes, double load_seconds);
+  void SetIdentityError(const std::string& model, const std::string& identity, double relative_error);
+  void SetDeviceMemory(const std::string& device, uint64_t allocated_bytes, uint64_t peak_bytes);
+
+ private:
+  struct Families;
+  std::unique_ptr<Families> families_;
+};
+
+}  // namespace fluoroscope::obs

@@ -1,0 +1,44 @@
+// Requests and replies of the Models service.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "api/plan.h"
+#include "api/results.h"
+#include "api/weights.h"
+#include "fluoroscope/v1/models.pb.h"
+#include "rpc/codec_plan.h"
+
+namespace fluoroscope::rpc {
+
+// The `model` field of any request: present and short. Whether there is such a model is engine/'s to say.
+absl::StatusOr<std::string> DecodeModelName(const std::string& name);
+
+struct TokenizeRequest {
+  std::string model;
+  std::vector<api::Prompt> prompts;
+};
+struct DetokenizeRequest {
+  std::string model;
+  std::vector<api::TokenIds> rows;
+  bool skip_special_tokens = false;
+};
+
+// Strict checks included.
+absl::Status DecodeListModels(const fluoroscope::v1::ListModelsRequest& request);
+absl::StatusOr<std::string> DecodeGetModel(const fluoroscope::v1::GetModelRequest& request);
+absl::StatusOr<TokenizeRequest> DecodeTokenize(const fluoroscope::v1::TokenizeRequest& request, const DecodeLimits& limits);
+absl::StatusOr<DetokenizeRequest> DecodeDetokenize(const fluoroscope::v1::DetokenizeRequest& request, const DecodeLimits& limits);
+
+absl::StatusOr<std::string> DecodeListWeights(const fluoroscope::v1::ListWeightsRequest& request);
+absl::StatusOr<api::ReadWeightsRequest> DecodeReadWeights(const fluoroscope::v1::ReadWeightsRequest& request);
+
+fluoroscope::v1::ListModelsReply EncodeModelList(const std::vector<api::ModelInfo>& models);
+fluoroscope::v1::GetModelReply EncodeModelDetails(const api::ModelDetails& details);
+fluoroscope::v1::ListWeightsReply EncodeWeightList(const std::vector<api::WeightInfo>& weights);
+fluoroscope::v1::TokenizeReply EncodeTokenized(const std::vector<api::RowInfo>& rows);
+fluoroscope::v1::DetokenizeReply EncodeDetokenized(const std::vector<std::string>& texts);
+
+}  // namespace fluoroscope::rpc

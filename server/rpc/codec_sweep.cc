@@ -1,0 +1,230 @@
+#include "rpc/codec_sweep.h"
+
+#include <bit>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "rpc/codec_forward.h"
+#include "rpc/codec_metric.h"
+#include "rpc/codec_models.h"
+#include "rpc/strict.h"
+
+namespace fluoroscope::rpc {
+namespace {
+
+namespace pb = ::fluoroscope::v1;
+
+constexpr int kMaxSites = 64;
+constexpr size_t kMaxGroupName = 256;
+constexpr int kMaxReferences = 256;
+constexpr uint32_t kMaxSteps = 256;
+
+absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
+  switch (axis) {
+    case pb::SWEEP_AXIS_SITE:
+      return api::SweepAxis::kSite;
+    case pb::SWEEP_AXIS_LAYER:
+      return api::SweepAxis::kLayer;
+    case pb::SWEEP_AXIS_POSITION:
+      return api::SweepAxis::kPosition;
+    case pb::SWEEP_AXIS_HEAD:
+      return api::SweepAxis::kHead;
+    case pb::SWEEP_AXIS_UNIT:
+      return api::SweepAxis::kUnit;
+    default:
+      return InvalidAt(path, "is ", axis, ", which is not an axis");  // CheckStrict has seen to it
+  }
+}
+
+pb::SweepAxis EncodeAxis(api::SweepAxis axis) {
+  switch (axis) {
+    case api::SweepAxis::kSite:
+      return pb::SWEEP_AXIS_SITE;
+    case api::SweepAxis::kLayer:
+      return pb::SWEEP_AXIS_LAYER;
+    case api::SweepAxis::kPosition:
+      return pb::SWEEP_AXIS_POSITION;
+    case api::SweepAxis::kHead:
+      return pb::SWEEP_AXIS_HEAD;
+    case api::SweepAxis::kUnit:
+      return pb::SWEEP_AXIS_UNIT;
+  }
+  return pb::SWEEP_AXIS_UNSPECIFIED;
+}
+
+api::SweepCell DecodeKind(pb::SweepKind kind) {
+  switch (kind) {
+    case pb::SWEEP_KIND_ZERO:
+      return api::SweepCell::kZero;
+    case pb::SWEEP_KIND_MEAN:
+      return api::SweepCell::kMean;
+    case pb::SWEEP_KIND_RESAMPLE:
+      return api::SweepCell::kResample;
+    default:
+      return api::SweepCell::kPatch;
+  }
+}
+
+absl::Status DecodePairs(const pb::SweepRequest& request, const DecodeLimits& limits, api::SweepRequest& out) {
+  const FieldPath root;
+  if (request.pairs().empty()) return InvalidAt({&root, "pairs"}, "is empty: give at least one");
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "pairs"}, request.pairs_size(), static_cast<int>(limits.max_prompts)));
+  for (int i = 0; i < request.pairs_size(); ++i) {
+    const pb::SweepPair& pair = request.pairs(i);
+    const FieldPath path{&root, "pairs", i};
+    if (!pair.has_clean()) return InvalidAt({&path, "clean"}, "is missing");
+    if (!pair.has_corrupt()) return InvalidAt({&path, "corrupt"}, "is missing");
+    api::SweepPair decoded;
+    FS_ASSIGN_OR_RETURN(decoded.clean, DecodePrompt(pair.clean(), {&path, "clean"}));
+    FS_ASSIGN_OR_RETURN(decoded.corrupt, DecodePrompt(pair.corrupt(), {&path, "corrupt"}));
+    if (pair.source_positions_size() > 0)
+      decoded.source_positions = std::vector<int32_t>(pair.source_positions().begin(), pair.source_positions().end());
+    out.pairs.push_back(std::move(decoded));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecodeGrid(const pb::SweepRequest& request, api::SweepRequest& out) {
+  const FieldPath root;
+  if (request.sites().empty()) return InvalidAt({&root, "sites"}, "is empty: name at least one, such as \"hook_resid_pre\"");
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "sites"}, request.sites_size(), kMaxSites));
+  out.sites.assign(request.sites().begin(), request.sites().end());
+  if (request.over().empty()) return InvalidAt({&root, "over"}, "is empty: a sweep goes over at least one axis");
+  for (int i = 0; i < request.over_size(); ++i) {
+    const FieldPath path{&root, "over", i};
+    FS_ASSIGN_OR_RETURN(const api::SweepAxis axis, DecodeAxis(request.over(i), path));
+    for (api::SweepAxis other : out.over)
+      if (other == axis) return InvalidAt(path, "names an axis for the second time");
+    out.over.push_back(axis);
+  }
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "layers"}, request.layers_size()));
+  out.layers.assign(request.layers().begin(), request.layers().end());
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "heads"}, request.heads_size()));
+  out.heads.assign(request.heads().begin(), request.heads().end());
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "units"}, request.units_size()));
+  out.units.assign(request.units().begin(), request.units().end());
+  out.unit_block = std::max<uint32_t>(1, request.unit_block());
+  out.window = std::max<uint32_t>(1, request.window());
+  if (request.has_positions()) {
+    if (!request.groups().empty()) return InvalidAt({&root, "groups"}, "and positions are both given; groups take their place");
+    FS_ASSIGN_OR_RETURN(out.positions, DecodePositions(request.positions(), {&root, "positions"}));
+  }
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "groups"}, request.groups_size()));
+  for (int i = 0; i < request.groups_size(); ++i) {
+    const pb::PositionGroup& group = request.groups(i);
+    const FieldPath path{&root, "groups", i};
+    if (group.name().empty() || group.name().size() > kMaxGroupName)
+      return InvalidAt({&path, "name"}, "has ", group.name().size(), " bytes; 1 to ", kMaxGroupName, " are allowed");
+    if (group.positions_size() != 1 && group.positions_size() != request.pairs_size())
+      return InvalidAt({&path, "positions"}, "has ", group.positions_size(),
+                       " entries; it needs one for all pairs, or one for each of the ", request.pairs_size());
+    api::SweepGroup decoded{group.name(), {}};
+    for (int p = 0; p < group.positions_size(); ++p) {
+      FS_ASSIGN_OR_RETURN(api::Positions positions, DecodePositions(group.positions(p), {&path, "positions", p}));
+      decoded.positions.push_back(std::move(positions));
+    }
+    out.groups.push_back(std::move(decoded));
+  }
+  return absl::OkStatus();
+}
+
+static_assert(std::endian::native == std::endian::little, "numbers go over the wire as they lie in memory");
+
+template <typename T>
+std::string Bytes(const std::vector<T>& values) {
+  return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+void Encode(const api::SweepHeader& header, pb::SweepReply& reply) {
+  pb::SweepHeader* out = reply.mutable_header();
+  EncodeProvenance(header.provenance, out->mutable_provenance());
+  for (const api::RowInfo& row : header.clean) EncodeRow(row, out->add_clean());
+  for (const api::RowInfo& row : header.corrupt) EncodeRow(row, out->add_corrupt());
+  for (const std::string& metric : header.metrics) out->add_metrics(metric);
+  for (const api::SweepAxisInfo& axis : header.axes) {
+    pb::SweepAxisInfo* info = out->add_axes();
+    info->set_axis(EncodeAxis(axis.axis));
+    for (const std::string& label : axis.labels) info->add_labels(label);
+  }
+  *out->mutable_estimate() = EncodeSweepCost(header.cost);
+  out->set_convention(header.convention);
+}
+
+void Encode(const api::SweepReference& reference, pb::SweepReply& reply) {
+  reply.mutable_reference()->set_pair(reference.pair);
+  reply.mutable_reference()->set_base(Bytes(reference.base));
+  reply.mutable_reference()->set_source(Bytes(reference.source));
+}
+
+void Encode(const api::SweepCells& cells, pb::SweepReply& reply) {
+  reply.mutable_cells()->set_pair(cells.pair);
+  reply.mutable_cells()->set_cells(Bytes(cells.cells));
+  reply.mutable_cells()->set_values(Bytes(cells.values));
+}
+
+void Encode(const api::SweepSummary& summary, pb::SweepReply& reply) {
+  pb::SweepSummary* out = reply.mutable_summary();
+  for (const std::string& warning : summary.warnings) out->add_warnings(warning);
+  out->set_queue_ms(summary.queue_ms);
+  out->set_run_ms(summary.run_ms);
+  out->set_tokens(summary.tokens);
+  out->set_peak_bytes(summary.peak_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, const DecodeLimits& limits) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  const FieldPath root;
+  api::SweepRequest out;
+  FS_ASSIGN_OR_RETURN(out.model, DecodeModelName(request.model()));
+  FS_RETURN_IF_ERROR(DecodePairs(request, limits, out));
+  FS_RETURN_IF_ERROR(DecodeGrid(request, out));
+  if (request.direction() == pb::SWEEP_DIRECTION_NOISE) out.direction = api::SweepDirection::kNoise;
+  out.cell = DecodeKind(request.kind());
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "references"}, request.references_size(), kMaxReferences));
+  for (int i = 0; i < request.references_size(); ++i) {
+    FS_ASSIGN_OR_RETURN(api::Prompt prompt, DecodePrompt(request.references(i), {&root, "references", i}));
+    out.references.push_back(std::move(prompt));
+  }
+  out.seed = request.seed();
+  if (request.metrics().empty()) return InvalidAt({&root, "metrics"}, "is empty: a cell is what a metric says of it; give at least one");
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "metrics"}, request.metrics_size()));
+  for (int i = 0; i < request.metrics_size(); ++i) {
+    FS_ASSIGN_OR_RETURN(api::Metric metric, DecodeMetric(request.metrics(i), out.pairs.size(), {&root, "metrics", i}));
+    out.metrics.push_back(std::move(metric));
+  }
+  return out;
+}
+
+absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeRequest& request, const DecodeLimits& limits) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  const FieldPath root;
+  api::AttributionRequest out;
+  if (!request.has_grid()) return InvalidAt({&root, "grid"}, "is missing: it says which nodes get scores");
+  FS_ASSIGN_OR_RETURN(out.grid, DecodeSweep(request.grid(), limits));
+  if (request.method() == pb::ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT) out.method = api::AttributionMethod::kGradientTimesInput;
+  if (request.method() == pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS) out.method = api::AttributionMethod::kIntegratedGradients;
+  if (request.steps() > kMaxSteps) return InvalidAt({&root, "steps"}, "is ", request.steps(), "; 1 to ", kMaxSteps, " are allowed");
+  if (request.steps() > 0) out.steps = request.steps();
+  return out;
+}
+
+pb::SweepReply EncodeSweepPart(const api::SweepPart& part) {
+  pb::SweepReply reply;
+  std::visit([&](const auto& p) { Encode(p, reply); }, part);
+  return reply;
+}
+
+pb::SweepEstimate EncodeSweepCost(const api::SweepCost& cost) {
+  pb::SweepEstimate out;
+  out.set_cells(cost.cells);
+  out.set_filled_cells(cost.filled_cells);
+  out.set_flops(cost.flops);
+  out.set_forwards_flops(cost.forwards_flops);
+  out.set_peak_bytes(cost.peak_bytes);
+  out.set_budget_bytes(cost.budget_bytes);
+  return out;
+}
+
+}  // namespace fluoroscope::rpc

@@ -1,0 +1,183 @@
+#include "run/batch_run.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fluoroscope::run {
+namespace {
+
+// The rows that begin with their embedding, with all their positions.
+model::PackedRows WholeRows(const RunPlan& plan, const std::vector<size_t>& rows) {
+  std::vector<model::RowSpan> spans;
+  for (size_t slot = 0; slot < rows.size(); ++slot) {
+    const RowPlan& row = plan.rows[rows[slot]];
+    if (row.joins()) continue;
+    model::RowSpan& span = spans.emplace_back();
+    span.slot = static_cast<int64_t>(slot);
+    span.positions.resize(row.ids.size());
+    std::iota(span.positions.begin(), span.positions.end(), 0);
+  }
+  return model::PackedRows(std::move(spans));
+}
+
+at::Tensor IdsOf(const RunPlan& plan, const std::vector<size_t>& rows, const model::PackedRows& whole) {
+  std::vector<int64_t> ids;
+  for (const model::RowSpan& span : whole.rows()) {
+    const std::vector<int64_t>& row = plan.rows[rows[static_cast<size_t>(span.slot)]].ids;
+    ids.insert(ids.end(), row.begin(), row.end());
+  }
+  return model::IndexTensor(ids, plan.model->device);
+}
+
+}  // namespace
+
+BatchRun::BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out)
+    : plan_(plan), rows_(std::move(rows)), kept_(kept), hooks_(plan, rows_, kept, out), out_(out), live_(WholeRows(plan, rows_)) {
+  for (size_t slot = 0; slot < rows_.size(); ++slot)
+    if (Row(static_cast<int64_t>(slot)).joins()) waiting_.push_back(slot);
+  const auto start = [this](size_t slot) { return *Row(static_cast<int64_t>(slot)).joins(); };
+  std::stable_sort(waiting_.begin(), waiting_.end(), [&](size_t a, size_t b) { return start(a) < start(b); });
+}
+
+bool BatchRun::Step() {
+  const model::Model& model = *plan_.model;
+  switch (stage_) {
+    case Stage::kEmbed:
+      if (live_.tokens() > 0) {
+        angles_ = model::AnglesOf(model, live_);
+        x_ = model::Embed(model, IdsOf(plan_, rows_, live_), live_, hooks_);
+      }
+      EnterLayer();
+      break;
+    case Stage::kAttention:
+      Attention();
+      break;
+    case Stage::kMlp:
+      Mlp();
+      break;
+    case Stage::kFinalNorm:
+      x_ = model::FinalNorm(model, x_, live_, hooks_);
+      logits_ = std::make_unique<LogitsRun>(plan_, rows_, live_, std::move(x_), kept_, out_);
+      stage_ = Stage::kLogits;
+      break;
+    case Stage::kLogits:
+      return logits_->Step();
+  }
+  return live_.tokens() > 0 || !waiting_.empty();
+}
+
+void BatchRun::EnterLayer() {
+  // With nobody in the batch the next layer is the one where somebody begins.
+  if (live_.tokens() == 0 && !waiting_.empty()) layer_ = Row(static_cast<int64_t>(waiting_.front())).joins()->layer;
+  if (layer_ == plan_.model->arch.layers) {
+    DropRowsBefore({layer_, model::Part::kFinal});
+    stage_ = Stage::kFinalNorm;
+    return;
+  }
+  DropRowsBefore({layer_, model::Part::kBlockInput});
+  Join({layer_, model::Part::kAttention});
+  if (live_.tokens() == 0) {
+    stage_ = Stage::kMlp;  // whoever begins next begins there; if nobody does, the batch is done
+    return;
+  }
+  x_ = model::Visit(hooks_, model::Site::kResidPre, layer_, live_, std::move(x_));
+  DropRowsBefore({layer_, model::Part::kAttention});
+  stage_ = Stage::kAttention;
+}
+
+void BatchRun::Attention() {
+  const int64_t layers = plan_.model->arch.layers;
+  // Rows for which this is the last layer go on with only the positions that somebody reads.
+  std::vector<model::RowSpan> keep = live_.rows();
+  for (model::RowSpan& span : keep) {
+    const RowPlan& row = Row(span.slot);
+    if (std::min(row.stop.layer, layers - 1) == layer_) span.positions = row.last_positions;
+  }
+  model::PackedRows kept(std::move(keep));
+  x_ = model::AttentionPart(*plan_.model, layer_, x_, live_, kept, angles_, hooks_);
+  if (kept.tokens() != live_.tokens()) angles_ = model::AnglesOf(*plan_.model, kept);
+  live_ = std::move(kept);
+  DropRowsBefore({layer_, model::Part::kMlp});
+  stage_ = Stage::kMlp;
+}
+
+void BatchRun::Mlp() {
+  Join({layer_, model::Part::kMlp});
+  if (live_.tokens() > 0) x_ = model::MlpPart(*plan_.model, layer_, x_, live_, hooks_);
+  ++layer_;
+  EnterLayer();
+}
+
+void BatchRun::Join(Point here) {
+  std::vector<size_t> slots;
+  std::vector<model::RowSpan> spans;
+  while (!waiting_.empty() && *Row(static_cast<int64_t>(waiting_.front())).joins() == here) {
+    const size_t slot = waiting_.front();
+    waiting_.pop_front();
+    const RowPlan& row = Row(static_cast<int64_t>(slot));
+    model::RowSpan& span = spans.emplace_back();
+    span.slot = static_cast<int64_t>(slot);
+    if (here.part == model::Part::kMlp && std::min(row.stop.layer, plan_.model->arch.layers - 1) == here.layer) {
+      span.positions = row.last_positions;  // as they leave this layer's attention
+    } else {
+      span.positions.resize(static_cast<size_t>(row.lines()));
+      std::iota(span.positions.begin(), span.positions.end(), row.first());
+    }
+    if (row.fork) span.prefix = PrefixOf(row.fork->trunk);
+    span.prefix_size = row.first();
+    slots.push_back(slot);
+  }
+  if (slots.empty()) return;
+  const model::PackedRows joining(spans);
+  at::Tensor start = StartOf(slots, joining, here);
+  // Those in the batch have been there; for the ones that begin, the site is where they begin.
+  if (here.part == model::Part::kMlp) start = model::Visit(hooks_, model::Site::kResidMid, here.layer, joining, std::move(start));
+  std::vector<model::RowSpan> all = live_.rows();
+  all.insert(all.end(), spans.begin(), spans.end());
+  x_ = live_.tokens() > 0 ? at::cat({x_, start}) : start;
+  live_ = model::PackedRows(std::move(all));
+  angles_ = model::AnglesOf(*plan_.model, live_);
+}
+
+at::Tensor BatchRun::StartOf(const std::vector<size_t>& slots, const model::PackedRows& joining, Point here) const {
+  std::vector<at::Tensor> pieces;
+  const auto row = [&](size_t i) -> const RowPlan& { return Row(static_cast<int64_t>(slots[i])); };
+  // Rows of one trunk take their lines in one go.
+  for (size_t i = 0; i < slots.size();) {
+    if (const auto& start = row(i).start) {
+      const std::vector<int64_t>& lines = joining.rows()[i++].positions;
+      pieces.push_back(model::TakeLines(start->value, model::IndexTensor(lines, plan_.model->device)).to(plan_.model->dtype));
+      continue;
+    }
+    const size_t trunk = row(i).fork->trunk;
+    std::vector<int64_t> lines;
+    for (; i < slots.size() && row(i).fork && row(i).fork->trunk == trunk; ++i)
+      lines.insert(lines.end(), joining.rows()[i].positions.begin(), joining.rows()[i].positions.end());
+    const TrunkPlan& keys = plan_.trunks[trunk];
+    const size_t key = (here.part == model::Part::kMlp ? keys.resid_mid : keys.resid_pre)[static_cast<size_t>(here.layer)];
+    pieces.push_back(model::TakeLines(kept_[key], model::IndexTensor(lines, plan_.model->device)));
+  }
+  return pieces.size() == 1 ? pieces.front() : at::cat(pieces);
+}
+
+const model::KvPrefix* BatchRun::PrefixOf(size_t trunk) {
+  const auto [it, is_new] = prefixes_.try_emplace(trunk);
+  if (is_new) {
+    for (size_t key : plan_.trunks[trunk].k) it->second.k.push_back(kept_[key]);
+    for (size_t key : plan_.trunks[trunk].v) it->second.v.push_back(kept_[key]);
+  }
+  return &it->second;
+}
+
+void BatchRun::DropRowsBefore(Point next) {
+  std::vector<model::RowSpan> staying;
+  for (const model::RowSpan& span : live_.rows())
+    if (Row(span.slot).stop >= next) staying.push_back(span);
+  if (staying.size() == live_.rows().size()) return;
+  model::PackedRows packed(std::move(staying));
+  x_ = packed.tokens() == 0 ? at::Tensor() : model::TakeLines(x_, live_.LinesOf(packed, plan_.model->device));
+  if (packed.tokens() > 0) angles_ = model::AnglesOf(*plan_.model, packed);
+  live_ = std::move(packed);
+}
+
+}  // namespace fluoroscope::run

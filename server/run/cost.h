@@ -1,0 +1,20 @@
+// What a plan will cost, from its numbers alone.
+#pragma once
+
+#include <cstdint>
+
+#include "run/plan.h"
+
+namespace fluoroscope::run {
+
+struct Cost {
+  uint64_t peak_bytes = 0;   // most tensor bytes held at once, with all results still unsent
+  uint64_t reply_bytes = 0;  // tensor bytes sent
+  double flops = 0;          // a multiply-add counts as two; matrix products only
+  uint64_t tokens = 0;
+};
+
+// `plan` is finished (RunPlan::Finish). Never allocates tensors.
+Cost CostOf(const RunPlan& plan);
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,123 @@
+#include "run/gradient_run.h"
+
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <numeric>
+
+namespace fluoroscope::run {
+
+using model::Site;
+
+// Keeps what it sees; the forward pass goes on with the very tensors that are kept, so that gradients reach them.
+class GradientRun::Recorder final : public model::SiteHooks {
+ public:
+  explicit Recorder(std::set<Site> sites) : sites_(std::move(sites)) {}
+
+  bool Wants(Site site, int64_t) const override { return sites_.contains(site); }
+  bool Wants(Site site, int64_t, int64_t) const override { return sites_.contains(site); }
+  at::Tensor At(Site site, int64_t layer, const model::PackedRows&, at::Tensor value) override {
+    return seen[{site, layer}] = std::move(value);
+  }
+  // An alias: where the same tensor comes back, the heads' results are not what the pass goes on with.
+  at::Tensor AtRow(Site site, int64_t layer, const model::RowSpan&, at::Tensor value) override {
+    return seen[{site, layer}] = value.alias();
+  }
+
+  std::map<Place, at::Tensor> seen;
+
+ private:
+  const std::set<Site> sites_;
+};
+
+GradientRun::GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<Site> sites, bool with_gradients)
+    : model_(model), ids_(std::move(ids)), with_gradients_(with_gradients), recorder_(std::make_unique<Recorder>(std::move(sites))) {
+  model::RowSpan span;
+  span.positions.resize(ids_.size());
+  std::iota(span.positions.begin(), span.positions.end(), 0);
+  rows_ = model::PackedRows({std::move(span)});
+}
+
+GradientRun::~GradientRun() = default;
+
+bool GradientRun::StepForward() {
+  // Tensors made in inference mode cannot take part in a graph.
+  const c10::InferenceMode inference(!with_gradients_);
+  const at::AutoGradMode gradients(with_gradients_);
+  Forward();
+  return !normalized_.defined();
+}
+
+void GradientRun::Forward() {
+  if (!x_.defined()) {
+    angles_ = model::AnglesOf(model_, rows_);
+    x_ = begin_.defined() ? begin_.clone() : model::Embed(model_, model::IndexTensor(ids_, model_.device), rows_, *recorder_);
+    first_ = x_.detach();
+  }
+  Block block;
+  block.in = with_gradients_ ? x_.detach().requires_grad_() : x_;
+  if (layer_ == model_.arch.layers) {
+    block.out = model::FinalNorm(model_, block.in, rows_, *recorder_);
+    normalized_ = block.out.detach();
+  } else {
+    const at::Tensor pre = model::Visit(*recorder_, Site::kResidPre, layer_, rows_, block.in);
+    const at::Tensor mid = model::AttentionPart(model_, layer_, pre, rows_, rows_, angles_, *recorder_);
+    block.out = model::MlpPart(model_, layer_, mid, rows_, *recorder_);
+    ++layer_;
+  }
+  x_ = block.out.detach();
+  if (with_gradients_) blocks_.push_back(std::move(block));
+}
+
+void GradientRun::StartBackward(at::Tensor gradient, bool last) {
+  last_ = last;
+  gradients_.clear();
+  const c10::InferenceMode inference(false);
+  x_ = Differentiate(blocks_.back(), model_.arch.layers, gradient.clone());
+  layer_ = model_.arch.layers;
+}
+
+bool GradientRun::StepBackward() {
+  const c10::InferenceMode inference(false);
+  --layer_;
+  Block& block = blocks_[static_cast<size_t>(layer_)];
+  x_ = Differentiate(block, layer_, x_);
+  if (last_) {  // what holds the graph of this block
+    block = {};
+    for (auto& [place, value] : recorder_->seen)
+      if (place.second == layer_) value = value.detach();
+  }
+  return layer_ > 0;
+}
+
+// The gradient in the block's input; those in its sites are kept.
+at::Tensor GradientRun::Differentiate(const Block& block, int64_t layer, const at::Tensor& gradient) {
+  torch::autograd::variable_list inputs = {block.in};
+  std::vector<Place> places;
+  for (const auto& [place, value] : recorder_->seen) {
+    if (place.second != layer || layer == model_.arch.layers) continue;
+    places.push_back(place);
+    inputs.push_back(value);
+  }
+  const torch::autograd::variable_list found =
+      torch::autograd::grad({block.out}, inputs, {gradient}, /*retain_graph=*/!last_, /*create_graph=*/false, /*allow_unused=*/true);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const at::Tensor& g = found[i + 1];
+    gradients_[places[i]] = g.defined() ? g : at::zeros_like(inputs[i + 1].detach());
+  }
+  return found[0];
+}
+
+at::Tensor GradientRun::Value(Site site, int64_t layer) const { return recorder_->seen.at({site, layer}).detach(); }
+
+at::Tensor GradientRun::Gradient(Site site, int64_t layer) const { return gradients_.at({site, layer}); }
+
+int64_t GradientBytes(const model::Model& model, int64_t tokens) {
+  const model::Architecture& arch = model.arch;
+  // What the operations of a block keep for its backward pass, and the scores with their softmax.
+  const int64_t per_token = 16 * arch.d_model + 8 * arch.q_size() + 8 * arch.kv_size() + 8 * arch.d_mlp + 4 * arch.heads * tokens;
+  return (arch.layers + 2) * tokens * per_token * static_cast<int64_t>(sizeof(float));
+}
+
+}  // namespace fluoroscope::run

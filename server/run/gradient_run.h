@@ -1,0 +1,70 @@
+// One prompt's forward pass with gradients. The pass is cut at every block: each block is differentiated by itself, from the last to the
+// first, so that a backward pass is made of short steps like everything else.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "model/forward.h"
+#include "model/model.h"
+
+namespace fluoroscope::run {
+
+// Belongs to one Work; used on the executor's thread, inside or outside of inference mode. `model` outlives it.
+class GradientRun {
+ public:
+  // Keeps the values of these sites of the blocks, in all layers. Without gradients it is a plain forward pass that does so.
+  GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<model::Site> sites, bool with_gradients);
+  ~GradientRun();
+
+  // Begins with this as the first block's hook_resid_pre, [tokens, d_model], instead of the tokens' embedding.
+  void BeginWith(at::Tensor resid_pre) { begin_ = std::move(resid_pre); }
+
+  // Runs one block, at last the final norm. False when the pass is complete.
+  bool StepForward();
+
+  const at::Tensor& resid_pre() const { return first_; }        // the first block's, [tokens, d_model]
+  const at::Tensor& normalized() const { return normalized_; }  // what the unembedding multiplies, [tokens, d_model]; once it is complete
+
+  // Starts a backward pass from the gradient of a scalar in normalized(). `last`: no other will follow, so memory is freed on the way.
+  void StartBackward(at::Tensor gradient, bool last);
+  // Differentiates one block. False when all are done.
+  bool StepBackward();
+
+  // In the site's own shape without a batch axis. Gradients are those of the last backward pass, 0 where the scalar does not depend on it.
+  at::Tensor Value(model::Site site, int64_t layer) const;
+  at::Tensor Gradient(model::Site site, int64_t layer) const;
+
+ private:
+  class Recorder;
+  struct Block {
+    at::Tensor in, out;
+  };
+  using Place = std::pair<model::Site, int64_t>;
+
+  void Forward();
+  at::Tensor Differentiate(const Block& block, int64_t layer, const at::Tensor& gradient);
+
+  const model::Model& model_;
+  const std::vector<int64_t> ids_;
+  const bool with_gradients_;
+  std::unique_ptr<Recorder> recorder_;
+  model::PackedRows rows_;
+  model::Angles angles_;
+  at::Tensor begin_, first_, x_, normalized_;
+  std::vector<Block> blocks_;  // of all layers, then the final norm
+  int64_t layer_ = 0;
+  bool last_ = false;
+  std::map<Place, at::Tensor> gradients_;
+};
+
+// Upper bound of what the graph of one prompt of this length takes, in bytes.
+int64_t GradientBytes(const model::Model& model, int64_t tokens);
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,150 @@
+// A run, resolved: every name, glob, token and position of a request has become a number, per row. Made by engine/, executed by this
+// folder.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <compare>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "intervention/edit.h"
+#include "intervention/metrics.h"
+#include "model/model.h"
+#include "model/sites.h"
+
+namespace fluoroscope::run {
+
+// A point in the forward pass; parts outside the blocks have layer -1 (before) or the number of layers (behind).
+struct Point {
+  int64_t layer = -1;
+  model::Part part = model::Part::kEmbedding;
+  auto operator<=>(const Point&) const = default;
+};
+
+// A site of one row, at some positions, heads and units.
+struct Place {
+  model::Site site = model::Site::kResidPre;
+  int64_t layer = 0;               // 0 for sites outside the blocks
+  std::vector<int64_t> positions;  // absolute, ascending, at least one
+  std::vector<int64_t> heads;      // empty: all, or the site has none
+  std::vector<int64_t> units;      // indices of the last axis; empty: all
+};
+
+struct CapturePlan {
+  Place place;
+  uint32_t index = 0;     // of the capture in the request
+  int64_t top_k = 0;      // > 0: only the k largest of the last axis
+  at::Tensor directions;  // f32 [n, last axis] when only the products with them are wanted, else undefined
+};
+
+// A value another row needs.
+struct KeepPlan {
+  Place place;
+  size_t key = 0;  // index into the run's kept values
+};
+
+struct EditPlan {
+  Place place;
+  intervention::Edit edit;
+};
+
+struct LogitsPlan {
+  std::vector<int64_t> positions;  // absolute, ascending
+  std::vector<int64_t> columns;    // empty: the whole vocabulary
+  int64_t top_k = 0;               // > 0: instead of logits
+};
+
+// Logits that other rows are compared with: f32 [positions, vocabulary].
+struct KeepLogitsPlan {
+  std::vector<int64_t> positions;
+  bool log_probabilities = false;  // else logits
+  size_t key = 0;                  // index into the run's kept values
+};
+
+struct MetricPlan {
+  std::string name;
+  std::vector<int64_t> positions;
+  intervention::Metric metric;
+};
+
+// A row inside whose run other rows begin. Its values at all its positions, kept under these keys.
+struct TrunkPlan {
+  std::vector<size_t> k, v;                  // by layer; k as the scores read it
+  std::vector<size_t> resid_pre, resid_mid;  // by layer, where a row begins there, else kNotKept
+  static constexpr size_t kNotKept = static_cast<size_t>(-1);
+};
+
+// A row that begins in the middle of another's run, because up to there it is the same: at this point, with only its positions from
+// `first` on. Those in front are the trunk's; it sees their keys and values. Everything it reads, edits and keeps lies behind.
+struct ForkPlan {
+  size_t trunk = 0;  // index into RunPlan::trunks
+  Point at;          // kAttention: it begins with hook_resid_pre; kMlp: with hook_resid_mid
+  int64_t first = 0;
+};
+
+// A row that begins in the middle with values that somebody gave, all its positions at once.
+struct StartPlan {
+  Point at;          // as in ForkPlan
+  at::Tensor value;  // f32 [length, d_model]
+};
+
+// The id at positions of a row that begins with values and without tokens.
+inline constexpr int64_t kNoToken = -1;
+
+struct RowPlan {
+  uint32_t index = 0;  // of the prompt in the request
+  std::vector<int64_t> ids;
+  // At most one of these; without, it begins with its embedding.
+  std::optional<ForkPlan> fork;
+  std::optional<StartPlan> start;
+  std::vector<CapturePlan> captures;
+  std::vector<KeepPlan> keeps;
+  std::vector<KeepLogitsPlan> keep_logits;
+  std::vector<EditPlan> edits;  // in the order given
+  std::optional<LogitsPlan> logits;
+  std::vector<MetricPlan> metrics;
+
+  // The last point somebody needs; the row leaves its batch behind it. Set by Finish().
+  Point stop;
+  // In the last layer it enters, only these positions go past keys and values. Set by Finish().
+  std::vector<int64_t> last_positions;
+
+  int64_t length() const { return static_cast<int64_t>(ids.size()); }
+  int64_t first() const { return fork ? fork->first : 0; }
+  // Where it joins its batch; absent: with its embedding.
+  std::optional<Point> joins() const { return fork ? std::optional(fork->at) : start ? std::optional(start->at) : std::nullopt; }
+  int64_t lines() const { return length() - first(); }  // how many of its positions are computed
+  bool reads_logits() const { return logits.has_value() || !metrics.empty() || !keep_logits.empty(); }
+};
+
+struct RunPlan {
+  std::shared_ptr<const model::Model> model;
+  std::vector<RowPlan> rows;
+  std::vector<TrunkPlan> trunks;
+  // Rows (indices) by wave: a row that others copy from runs in an earlier wave than they do.
+  std::vector<std::vector<size_t>> waves;
+  size_t kept_values = 0;
+  bool isolated = false;
+  std::vector<std::string> warnings;  // for the summary
+
+  // Derives `stop` and `last_positions` of each row from what is read of it. Call once, when the rows are complete.
+  void Finish();
+
+  // Each batch: indices of rows of one wave that run together, rows of equal length and first position side by side. Batches are in the
+  // order in which they run.
+  std::vector<std::vector<size_t>> Batches() const;
+};
+
+// A batch takes rows until it computes this many positions: enough to feed the matrix products, little enough that one part of a layer
+// takes about 10 ms.
+inline constexpr int64_t kBatchTokens = 1024;
+
+// Positions whose whole logits are computed in one step: 128 of them with 49,152 tokens of 576 numbers are 7 GFLOP, about 20 ms on two
+// cores.
+inline constexpr int64_t kPositionsPerStep = 128;
+
+}  // namespace fluoroscope::run

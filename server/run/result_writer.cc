@@ -1,0 +1,49 @@
+#include "run/result_writer.h"
+
+#include <new>
+#include <stdexcept>
+
+#include "tensor/chunk.h"
+
+namespace fluoroscope::run {
+
+void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
+  tensor.row = row.index;
+  tensor.positions.assign(positions.begin(), positions.end());
+  for (int64_t position : positions) tensor.token_ids.push_back(row.ids[static_cast<size_t>(position)]);
+  absl::StatusOr<api::Chunk> chunk = tensor::ToChunk(value);
+  if (absl::IsResourceExhausted(chunk.status())) throw std::bad_alloc();  // the run's guard makes the status of it again
+  if (!chunk.ok()) throw std::runtime_error(std::string(chunk.status().message()));
+  captured_bytes_ += chunk->bytes.size();
+  tensor.data = *std::move(chunk);
+  Push(std::move(tensor));
+}
+
+void ResultWriter::Capture(const RowPlan& row, const CapturePlan& capture, const at::Tensor& value) {
+  api::NamedTensor tensor;
+  tensor.name = model::FullName(capture.place.site, capture.place.layer);
+  if (model::SpecOf(capture.place.site).in_block) tensor.layer = static_cast<uint32_t>(capture.place.layer);
+  tensor.heads.assign(capture.place.heads.begin(), capture.place.heads.end());
+  tensor.units.assign(capture.place.units.begin(), capture.place.units.end());
+  tensor.capture = capture.index;
+  if (capture.top_k > 0) {
+    const auto [values, indices] = at::topk(value, capture.top_k, -1);
+    api::NamedTensor first = tensor;
+    first.part = "values";
+    tensor.part = "indices";
+    Send(row, std::move(first), capture.place.positions, values);
+    Send(row, std::move(tensor), capture.place.positions, indices);
+  } else if (capture.directions.defined()) {
+    Send(row, std::move(tensor), capture.place.positions, at::matmul(value.to(at::kFloat), capture.directions.t()));
+  } else {
+    Send(row, std::move(tensor), capture.place.positions, value);
+  }
+}
+
+void ResultWriter::Logits(const RowPlan& row, const std::string& name, const std::vector<int64_t>& positions, const at::Tensor& value) {
+  api::NamedTensor tensor;
+  tensor.name = name;
+  Send(row, std::move(tensor), positions, value);
+}
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,47 @@
+// The way out of a run: names and charges what is sent to the sink.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "api/results.h"
+#include "run/plan.h"
+
+namespace fluoroscope::run {
+
+// Belongs to one run; used on the executor's thread. Throws nothing but what LibTorch throws.
+class ResultWriter {
+ public:
+  explicit ResultWriter(std::shared_ptr<api::ForwardSink> sink) : sink_(std::move(sink)) {}
+
+  // The value of one capture, already reduced to its positions and heads, before its reduction.
+  void Capture(const RowPlan& row, const CapturePlan& capture, const at::Tensor& value);
+
+  // One tensor about the row's logits at these positions.
+  void Logits(const RowPlan& row, const std::string& name, const std::vector<int64_t>& positions, const at::Tensor& value);
+
+  void Metric(api::MetricValue value) { metrics_.push_back(std::move(value)); }
+
+  void Push(api::ForwardPart part) { wants_more_ = sink_->Push(std::move(part)) && wants_more_; }
+
+  // False once after the sink said "enough for now".
+  bool TakeWantsMore() { return std::exchange(wants_more_, true); }
+
+  std::vector<api::MetricValue>& metrics() { return metrics_; }
+  uint64_t captured_bytes() const { return captured_bytes_; }
+
+ private:
+  void Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
+
+  std::shared_ptr<api::ForwardSink> sink_;
+  std::vector<api::MetricValue> metrics_;
+  uint64_t captured_bytes_ = 0;
+  bool wants_more_ = true;
+};
+
+}  // namespace fluoroscope::run

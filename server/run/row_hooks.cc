@@ -1,0 +1,119 @@
+#include "run/row_hooks.h"
+
+#include <set>
+
+#include "intervention/edit.h"
+#include "intervention/region.h"
+
+namespace fluoroscope::run {
+namespace {
+
+using intervention::Region;
+
+// Where a place lies in `value`. `span` tells where the row's lines are; in a tensor of one row they start at 0. Positions that are not
+// there any more are left out: in the last layer nobody reads them.
+Region Locate(const Place& place, const model::RowSpan& span, bool packed) {
+  const model::SiteSpec& spec = model::SpecOf(place.site);
+  Region region;
+  region.position_axis = model::PositionAxis(spec);
+  region.head_axis = model::HeadAxis(spec);
+  region.heads = place.heads;
+  region.units = place.units;
+  region.masked = place.site == model::Site::kAttnScores;
+  region.lines.reserve(place.positions.size());
+  for (int64_t position : place.positions)
+    if (const int64_t line = span.LineOf(position); line >= 0) region.lines.push_back(packed ? line : line - span.begin);
+  return region;
+}
+
+// Whether a capture sends lines of `value` as they are: neither reduced nor only some heads or units.
+bool SendsLines(const CapturePlan& capture) {
+  return capture.top_k == 0 && !capture.directions.defined() && capture.place.heads.empty() && capture.place.units.empty();
+}
+
+// A captured slice may share the batch's memory only if that memory is mostly what was captured, else it would keep alive (and the budget
+// would not know of) far more than was asked for.
+bool MayShare(const at::Tensor& value, int64_t lines, int64_t sent_lines) {
+  return value.is_contiguous() && value.storage().nbytes() == value.nbytes() && sent_lines * 8 >= lines * 7;
+}
+
+}  // namespace
+
+RowHooks::RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out)
+    : plan_(plan),
+      rows_(std::move(rows)),
+      kept_(kept),
+      out_(out),
+      actions_(static_cast<size_t>(plan.model->arch.layers) * model::kSiteCount) {
+  for (size_t slot = 0; slot < rows_.size(); ++slot) {
+    const RowPlan& row = plan_.rows[rows_[slot]];
+    const int64_t s = static_cast<int64_t>(slot);
+    for (const EditPlan& edit : row.edits) ActionsAt(edit.place.site, edit.place.layer).push_back({s, &edit, nullptr, nullptr});
+  }
+  for (size_t slot = 0; slot < rows_.size(); ++slot) {
+    const RowPlan& row = plan_.rows[rows_[slot]];
+    const int64_t s = static_cast<int64_t>(slot);
+    for (const KeepPlan& keep : row.keeps) ActionsAt(keep.place.site, keep.place.layer).push_back({s, nullptr, &keep, nullptr});
+    for (const CapturePlan& capture : row.captures)
+      ActionsAt(capture.place.site, capture.place.layer).push_back({s, nullptr, nullptr, &capture});
+  }
+}
+
+std::vector<RowHooks::Action>& RowHooks::ActionsAt(model::Site site, int64_t layer) {
+  return actions_[static_cast<size_t>(layer) * model::kSiteCount + static_cast<size_t>(site)];
+}
+
+bool RowHooks::Wants(model::Site site, int64_t layer, int64_t slot) const {
+  for (const Action& action : ActionsAt(site, layer))
+    if (action.slot == slot) return true;
+  return false;
+}
+
+at::Tensor RowHooks::At(model::Site site, int64_t layer, const model::PackedRows& rows, at::Tensor value) {
+  return Perform(site, layer, &rows, nullptr, std::move(value));
+}
+
+at::Tensor RowHooks::AtRow(model::Site site, int64_t layer, const model::RowSpan& row, at::Tensor value) {
+  return Perform(site, layer, nullptr, &row, std::move(value));
+}
+
+at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::PackedRows* rows, const model::RowSpan* row, at::Tensor value) {
+  struct Read {
+    const Action* action;
+    Region region;
+  };
+  std::vector<Read> reads;
+  std::set<int64_t> sent_lines;  // each once, however often it is captured
+  bool owned = false;            // the first edit makes a copy, which the later ones change further
+  for (const Action& action : ActionsAt(site, layer)) {
+    const model::RowSpan* span = row != nullptr ? row : rows->Find(action.slot);
+    if (span == nullptr || span->slot != action.slot) continue;  // another row, or one that has left the batch
+    Region region = Locate(action.place(), *span, row == nullptr);
+    if (region.lines.empty()) continue;
+    if (action.edit == nullptr) {
+      if (action.capture != nullptr && SendsLines(*action.capture)) sent_lines.insert(region.lines.begin(), region.lines.end());
+      reads.push_back({&action, std::move(region)});
+      continue;
+    }
+    if (!std::exchange(owned, true)) value = value.clone(at::MemoryFormat::Contiguous);
+    std::vector<int64_t> alive;
+    for (size_t i = 0; i < action.place().positions.size(); ++i)
+      if (span->LineOf(action.place().positions[i]) >= 0) alive.push_back(static_cast<int64_t>(i));
+    intervention::Apply(action.edit->edit, {kept_, alive}, region, value);
+  }
+  const bool share = MayShare(value, row != nullptr ? row->size() : rows->tokens(), static_cast<int64_t>(sent_lines.size()));
+  for (const Read& read : reads) {
+    at::Tensor entries = intervention::Read(value, read.region);
+    if (read.action->keep != nullptr) {
+      kept_[read.action->keep->key] = entries.clone(at::MemoryFormat::Contiguous);
+      continue;
+    }
+    const CapturePlan& capture = *read.action->capture;
+    const bool reduced = capture.top_k > 0 || capture.directions.defined();
+    if (!share && !reduced) entries = entries.clone(at::MemoryFormat::Contiguous);
+    out_.Capture(plan_.rows[rows_[static_cast<size_t>(read.action->slot)]], capture, entries);
+  }
+  return value;
+}
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,27 @@
+// How a run's small pieces are put together into steps of the executor, and what they cost.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/statusor.h"
+
+namespace fluoroscope::run {
+
+// Belongs to one Work; used on the executor's thread.
+class StepMeter {
+ public:
+  // Calls `piece` until it returns false or a step's time is over, without gradients and behind the exception border. Returns whether
+  // there is more. RESOURCE_EXHAUSTED when memory ran out, INTERNAL for what else LibTorch throws.
+  absl::StatusOr<bool> Step(const std::function<bool()>& piece);
+
+  double run_ms() const { return run_ms_; }
+  uint64_t peak_bytes() const { return peak_bytes_; }  // the most that this run held at once, as the counting allocator saw it
+
+ private:
+  double run_ms_ = 0;
+  uint64_t held_bytes_ = 0;  // between steps
+  uint64_t peak_bytes_ = 0;
+};
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,58 @@
+// One device's thread: admits work by its bytes, steps it, and gives it back.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "sched/work.h"
+
+namespace fluoroscope::obs {
+class Metrics;
+}
+
+namespace fluoroscope::sched {
+
+// Owns the executor thread and the queue. Works that fit the byte budget together are stepped in turn (round robin), so that a short
+// request does not wait for a long one to end; the others wait in order of arrival, fair between principals (work_queue.h). Between two
+// steps the executor looks at cancellations and deadlines, of waiting and blocked work too. No lock is held while a work is stepped,
+// aborted or destroyed.
+// All public methods may be called from any thread, Step itself included; the destructor may not be called from Step or Abort.
+class Executor {
+ public:
+  struct Options {
+    size_t max_waiting = 256;              // beyond it Submit refuses with RESOURCE_EXHAUSTED
+    uint64_t budget_bytes = 0;             // work over it alone is refused with both numbers, never queued
+    std::chrono::seconds stuck_after{60};  // a single step longer than this makes Healthy() false
+    // How many take turns at once, blocked ones not counted: so that overload fills the queue instead of slowing everybody without end.
+    size_t max_running = 64;
+  };
+
+  Executor(Options options, obs::Metrics& metrics);
+  ~Executor();  // aborts what is left with UNAVAILABLE and joins the thread
+
+  // Queues work. If it is refused (queue full, over budget, draining, already cancelled or late) its Abort is called before Submit returns.
+  void Submit(std::shared_ptr<Work> work, WorkInfo info);
+
+  // Makes a blocked work runnable again. Never lost, however close to the step that returns kBlocked. Harmless for any other work, for
+  // one that has ended (its address is compared, never followed) and more than once.
+  void Resume(const Work* work);
+
+  // Wakes the executor so that it looks at cancel tokens now, not after its next step or its timer.
+  void Poke();
+
+  // From now on Submit refuses with UNAVAILABLE; waits up to `grace` for what is queued and running, then aborts the rest with UNAVAILABLE.
+  // Returns when all has ended, at most one step after `grace`. A second call can only shorten the time. From Step or Abort it does not
+  // wait: it would wait for itself.
+  void Drain(std::chrono::milliseconds grace);
+
+  // False while one step (or Abort) has been running for longer than `stuck_after`.
+  bool Healthy() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fluoroscope::sched

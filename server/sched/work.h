@@ -1,0 +1,40 @@
+// The scheduler's whole idea of a request: something opaque that is stepped.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/cancel.h"
+
+namespace fluoroscope::sched {
+
+// One admitted run. Implemented above sched/ (engine/). The executor shares ownership until the work is done or aborted.
+class Work {
+ public:
+  enum class Progress {
+    kMore,     // step me again
+    kBlocked,  // my reader is slow: do not step me until Executor::Resume; my bytes stay charged
+    kDone,     // finished, the result or the failure has been delivered
+  };
+
+  virtual ~Work() = default;
+
+  // A bounded piece of work, about 25 ms. Called on the executor's thread only, never after kDone or Abort. Must not throw.
+  virtual Progress Step() = 0;
+
+  // The end without a result: refused, cancelled, past its deadline, or drained. Called at most once, never after kDone, never during
+  // Step; from the executor's thread, or from Submit's caller when the work is refused at once. Must not block or throw.
+  virtual void Abort(absl::Status why) = 0;
+};
+
+// What the scheduler knows about a piece of work.
+struct WorkInfo {
+  std::string principal;    // who pays
+  uint64_t peak_bytes = 0;  // charged against the budget from admission to the end
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  CancelToken cancel;
+};
+
+}  // namespace fluoroscope::sched

@@ -1,0 +1,124 @@
+#include "sweep/sweep_run.h"
+
+#include <utility>
+
+#include "obs/metrics.h"
+
+namespace fluoroscope::sweep {
+
+using Clock = std::chrono::steady_clock;
+
+SweepRun::SweepRun(SweepPlan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
+                   obs::Metrics& metrics, Clock::time_point arrived)
+    : plan_(std::move(plan)),
+      header_(std::move(header)),
+      warnings_(std::move(warnings)),
+      sink_(std::move(sink)),
+      metrics_(metrics),
+      arrived_(arrived) {
+  for (size_t i = 0; i < header_.metrics.size(); ++i) metric_index_[header_.metrics[i]] = i;
+}
+
+sched::Work::Progress SweepRun::Step() {
+  if (!started_) {
+    started_ = true;
+    queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
+    sink_->Push(header_);
+  }
+  const absl::StatusOr<bool> more = meter_.Step([this] { return StepPiece(); });
+  if (!more.ok()) {
+    if (absl::IsResourceExhausted(more.status())) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
+    Abort(more.status());
+    return Progress::kDone;
+  }
+  Send();
+  if (*more) return Progress::kMore;
+  Succeed();
+  return Progress::kDone;
+}
+
+bool SweepRun::StepPiece() {
+  if (run_ == nullptr) StartPiece();
+  const bool more = run_->Step();
+  Harvest();
+  if (more) return true;
+  tokens_ += run_->tokens();
+  run_.reset();
+  next_cell_ = piece_.end;
+  return next_cell_ < plan_.cells();
+}
+
+void SweepRun::StartPiece() {
+  piece_ = PlanPiece(plan_, next_cell_);
+  values_.clear();
+  base_.clear();
+  source_.clear();
+  for (const run::RowPlan& row : piece_.plan.rows) values_.push_back({std::vector<double>(header_.metrics.size()), row.metrics.size()});
+  out_ = std::make_unique<run::ResultWriter>(nullptr);  // a sweep's rows have metrics only
+  run_ = std::make_unique<run::PlanRun>(piece_.plan, header_.provenance.model, *out_, metrics_);
+}
+
+void SweepRun::Harvest() {
+  for (const api::MetricValue& value : std::exchange(out_->metrics(), {})) {
+    Values& row = values_[value.row];
+    row.values[metric_index_.at(value.name)] = value.value;
+    if (--row.missing == 0) Finished(value.row);
+  }
+}
+
+void SweepRun::Finished(size_t index) {
+  const Piece::Row& row = piece_.rows[index];
+  std::vector<double>& values = values_[index].values;
+  switch (row.is) {
+    case Piece::Row::Is::kBase:
+      base_[row.pair] = values;
+      for (const Piece::Row& cell : piece_.filled)
+        if (cell.pair == row.pair) Emit(cell.pair, cell.cell, values);
+      break;
+    case Piece::Row::Is::kSource:
+      source_[row.pair] = values;
+      break;
+    case Piece::Row::Is::kLender:
+      return;
+    case Piece::Row::Is::kCell: {
+      // A metric in front of the change has the base run's value; base runs end in an earlier wave.
+      const std::vector<double>& base = base_.at(row.pair);
+      const run::RowPlan& plan = piece_.plan.rows[index];
+      if (plan.metrics.size() < values.size()) {
+        std::vector<double> all = base;
+        for (const run::MetricPlan& metric : plan.metrics) all[metric_index_.at(metric.name)] = values[metric_index_.at(metric.name)];
+        values = std::move(all);
+      }
+      Emit(row.pair, row.cell, values);
+      return;
+    }
+  }
+  // A pair whose cells are in several pieces is reported once.
+  if (reported_.contains(row.pair) || !base_.contains(row.pair) || !source_.contains(row.pair)) return;
+  sink_->Push(api::SweepReference{row.pair, base_[row.pair], source_[row.pair]});
+  reported_.insert(row.pair);
+}
+
+void SweepRun::Emit(uint32_t pair, uint32_t cell, const std::vector<double>& values) {
+  api::SweepCells& cells = done_[pair];
+  cells.pair = pair;
+  cells.cells.push_back(cell);
+  cells.values.insert(cells.values.end(), values.begin(), values.end());
+}
+
+// Nothing is held back from the reader: a sweep's results are a few numbers a cell, and the number of cells is limited.
+void SweepRun::Send() {
+  for (auto& [pair, cells] : std::exchange(done_, {})) sink_->Push(std::move(cells));
+}
+
+void SweepRun::Succeed() {
+  sink_->Push(api::SweepSummary{warnings_, queue_ms_, meter_.run_ms(), tokens_, meter_.peak_bytes()});
+  sink_->Finish(absl::OkStatus());
+}
+
+void SweepRun::Abort(absl::Status why) {
+  run_.reset();
+  sink_->Finish(std::move(why));
+}
+
+}  // namespace fluoroscope::sweep

@@ -1,0 +1,368 @@
+"""Every kind of intervention at every site that can be edited equals the slow reference; and the laws that hold whatever the numbers are.
+
+The limit is compare.TINY (5e-5), as for plain runs. Of 4,511 comparisons 86 % lie within 1e-5 and the worst is 2.7e-5: logits of these models
+reach 15, and 30 where a norm's scale is overwritten, and one float32 step there is 1e-6 to 2e-6.
+"""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from fluoroscope._proto.v1 import plan_pb2
+
+from .compare import TINY, assert_close
+from .reference import Weights, trace
+from .serving import ALL_LOGITS, Server, capture, copy, edit, logits, positions, tensor
+from .slow_edits import KINDS, Asked, Place, at_place, edited, make, span
+from .test_dtypes import widened
+
+# Rows to edit, of several lengths; the last two only lend their values and are as long as the longest.
+A = [0, 17, 42, 9, 42, 8, 133, 299, 64, 5, 81]
+B = [5, 6, 7, 8, 9, 11]
+SOURCES = [[0, 17, 42, 250, 42, 7, 133, 299, 64, 5, 81], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]]
+MODELS = ["gqa-tied-sharded", "two", "biases"]
+LAYER = 1
+KEYS = ("attn_scores", "pattern")
+
+
+def editable(server, name: str) -> list[tuple[int, str]]:
+    """(number in the table, name with {l}) of every site that can be edited."""
+    return [(n, s.name) for n, s in enumerate(server.sites(name).values()) if s.editable and not s.unavailable_because]
+
+
+def places(server, name: str, site: str, ids: list[int], whole: bool) -> tuple[Place, bool]:
+    """A whole site, or some of its positions, heads and units; and whether it has heads."""
+    full = site.replace("{l}", str(LAYER))
+    spec = server.sites(name)[site]
+    sizes = dict(zip(spec.axes, spec.shape, strict=True))
+    heads = sizes.get("head", sizes.get("kv_head", 0))
+    units = len(ids) if full.endswith(KEYS) else list(sizes.values())[-1]
+    if whole:
+        return Place(full, list(range(len(ids))), list(range(max(heads, 1))), list(range(units))), heads > 0
+    chosen = sorted({0, 1, units // 2, units - 1} & set(range(units)))
+    return Place(full, sorted({2, len(ids) - 3, len(ids) - 1}), [1] if heads > 1 else [0], chosen), heads > 0
+
+
+def slow_logits(w: Weights, ids: list[int], place: Place, asked: Asked) -> torch.Tensor:
+    return trace(w, ids, lambda site, value: edited(place, value, asked.change) if site == place.site else value).logits
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_at_every_site_equals_the_reference(server, weights, name, kind):
+    w = weights(name)
+    moved = checked = 0
+    sources = [trace(w, ids) for ids in SOURCES]
+    plain = {len(ids): trace(w, ids).logits for ids in (A, B)}
+    for number, site in editable(server, name):
+        for whole in (True, False):
+            # One to three rows; sites with a key axis take sources of the same length only.
+            targets = [A] if site.endswith(KEYS) else [A, B] if whole else [B, A, B]
+            rows, asked, interventions = [*targets, *SOURCES], [], []
+            for row, ids in enumerate(targets):
+                place, has_heads = places(server, name, site, ids, whole)
+                values = {len(targets) + i: source.sites[place.site] for i, source in enumerate(sources)}
+                where = number | (LAYER << 8 if "{l}" in site else 0)
+                asked.append((place, make(kind, place, row, values, where, np.random.default_rng(number + row))))
+                interventions.append(at_place(asked[-1][1].message, place, row, heads=has_heads and not whole, units=not whole))
+            result = server.forward(name, rows, interventions=interventions, logits=ALL_LOGITS)
+            for row, (ids, (place, change)) in enumerate(zip(targets, asked, strict=True)):
+                expected = slow_logits(w, ids, place, change)
+                # A norm whose scale becomes 0 divides by it. Positions in front of the first such one give those values the weight 0, and 0 times
+                # infinity is nothing to compare: kernels that skip hidden keys differ there from the reference, which does not.
+                start = 0 if expected.isfinite().all() else place.positions[0]
+                what = f"{name} {kind} {place.site} whole={whole} row {row}"
+                assert_close(result.get("logits", row)[start:], expected[start:], TINY, what)
+                moved += not torch.allclose(expected, plain[len(ids)], atol=1e-3)
+                checked += 1
+            for i, source in enumerate(sources):
+                assert_close(result.get("logits", len(targets) + i), source.logits, TINY, f"{kind} {site}: a source")
+    assert moved > checked / 2, f"{kind} changed {moved} of {checked} runs"
+
+
+# A few sites for the laws: the residual, heads, a mask, a norm's scale, neurons.
+LAW_SITES = ["blocks.1.hook_resid_pre", "blocks.1.attn.hook_z", "blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_pattern",
+             "blocks.1.ln2.hook_scale", "blocks.1.mlp.hook_post", "blocks.1.attn.hook_result"]  # fmt: skip
+
+
+def size_of(server, name: str, site: str, ids: list[int]) -> int:
+    return len(ids) if site.endswith(KEYS) else server.sites(name)[site.replace("1", "{l}", 1)].shape[-1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("site", LAW_SITES)
+def test_laws(server, name, site):
+    units = size_of(server, name, site, A)
+    rng = np.random.default_rng(3)
+    value = tensor(rng.standard_normal(units).astype(np.float32) + 2)
+
+    def run(*edits):
+        return server.forward(name, [A, A], interventions=edits, logits=ALL_LOGITS).get("logits", 0)
+
+    def kind(**message):
+        return edit(site, rows=[0], **message)
+
+    # What does nothing is compared with another way to do nothing, because looking at a pattern changes how a row attends.
+    clean = run(kind(scale=plan_pb2.Scale(factor=1)))
+    np.testing.assert_allclose(clean, server.forward(name, [A], logits=ALL_LOGITS).get("logits"), atol=TINY, rtol=0)
+    zero = tensor(np.zeros(units, np.float32))
+    same = plan_pb2.CopyFromRow(row=1)
+    nothing = {
+        "add 0": kind(add=plan_pb2.Add(value=zero)),
+        "add with scale 0": kind(add=plan_pb2.Add(value=value, scale=0)),
+        "noise of 0": kind(noise=plan_pb2.Noise(stddev=0, seed=1)),
+    }
+    for what, message in nothing.items():
+        np.testing.assert_array_equal(run(message), clean, err_msg=what)
+    own = {
+        "own value": kind(copy=same),
+        "between own and own": kind(interpolate=plan_pb2.Interpolate(source=same, weight=0.4)),
+        "own subspace": kind(swap_subspace=plan_pb2.SwapSubspace(source=same, directions=tensor(np.ones((1, units), np.float32)))),
+    }
+    for what, message in own.items():
+        np.testing.assert_allclose(run(message), clean, atol=1e-5, rtol=0, err_msg=what)
+    set_it = kind(set=plan_pb2.Set(value=value))
+    zero_it = kind(zero=plan_pb2.Zero())
+    if not site.endswith(("scale", "scores")):  # where 0 is a value like others
+        assert not np.allclose(run(zero_it), clean, atol=1e-3)
+    np.testing.assert_array_equal(run(zero_it, set_it), run(set_it), err_msg="zero, then set")
+    np.testing.assert_array_equal(run(set_it, zero_it), run(zero_it), err_msg="set, then zero")
+    twice = kind(project_out=plan_pb2.ProjectOut(directions=tensor(rng.standard_normal((min(2, units), units)).astype(np.float32))))
+    # Nothing is left of a scale, which has one unit; and masked scores are put back after each projection.
+    if not site.endswith(("scale", "scores")):
+        np.testing.assert_allclose(run(twice, twice), run(twice), atol=TINY, rtol=0, err_msg="project out twice")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("site", LAW_SITES)
+def test_edits_of_one_row_leave_the_bits_of_the_others_alone(server, name, site):
+    units = size_of(server, name, site, A)
+    kinds = [{"zero": plan_pb2.Zero()}, {"noise": plan_pb2.Noise(stddev=1, seed=4)}, {"scale": plan_pb2.Scale(factor=3)},
+             {"add": plan_pb2.Add(value=tensor(np.ones(units, np.float32)))},
+             {"project_out": plan_pb2.ProjectOut(directions=tensor(np.ones((1, units), np.float32)))}]  # fmt: skip
+    rows = [B, A, SOURCES[0], A]
+
+    def run(message):
+        return server.forward(name, rows, interventions=[edit(site, rows=[1], **message)], captures=[capture("*", rows=[0, 2, 3])], logits=ALL_LOGITS)
+
+    plain = server.forward(name, rows, captures=[capture("*", rows=[0, 2, 3])], logits=ALL_LOGITS)
+    for message in kinds:
+        result = run(message)
+        for row in (0, 2, 3):
+            np.testing.assert_array_equal(result.get("logits", row), plain.get("logits", row))
+            for hook, value in plain.sites(row).items():
+                np.testing.assert_array_equal(result.sites(row)[hook], value, err_msg=f"{list(message)} {hook}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_noise_is_the_same_in_every_batch_and_for_every_selection(server, name):
+    site = "blocks.1.attn.hook_q"
+    noise = plan_pb2.Noise(stddev=0.5, seed=99)
+
+    def run(rows, isolated=False, **select):
+        asked = edit(site, rows=[0], noise=noise, **select)
+        return server.forward(name, rows, interventions=[asked], captures=[capture(site, rows=[0])], isolated=isolated).get(site)
+
+    plain = server.forward(name, [A], captures=[capture(site)]).get(site)
+    drawn = run([A]) - plain
+    assert 0.4 < drawn.std() < 0.6
+    for rows in ([A, B], [A, A, B, SOURCES[0]]):
+        np.testing.assert_allclose(run(rows) - plain, drawn, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(run([A, B], isolated=True), run([A], isolated=True))
+    some = run([A], at=[2, 5], heads=[1], units=[3, 7]) - plain
+    np.testing.assert_allclose(some[[2, 5]][:, 1][:, [3, 7]], drawn[[2, 5]][:, 1][:, [3, 7]], atol=1e-6, rtol=0)
+    other = server.forward(name, [B, A], interventions=[edit(site, rows=[1], noise=noise)], captures=[capture(site, rows=[1])]).get(site, 1) - plain
+    assert not np.allclose(other, drawn, atol=1e-2), "another row's noise is other noise"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("site", ["hook_resid_mid", "attn.hook_z", "mlp.hook_post", "attn.hook_pattern", "hook_mlp_out"])
+def test_tensors_follow_the_positions_that_are_left(server, weights, name, site):
+    """In the last layer only read positions go past keys and values: of an edit of all positions, each that is left gets its own entry."""
+    w = weights(name)
+    layer = len(w.layers) - 1
+    full = f"blocks.{layer}.{site}"
+    clean = trace(w, A).sites[full]
+    value = np.random.default_rng(5).standard_normal(clean.shape).astype(np.float32)
+    result = server.forward(name, [A], interventions=[edit(full, set=plan_pb2.Set(value=tensor(value)))], logits=logits(at=[3, 7]))
+    expected = trace(w, A, lambda hook, x: torch.from_numpy(value) if hook == full else x).logits
+    assert_close(result.get("logits"), expected[[3, 7]], TINY, full)
+    # And the same of another row's values.
+    other = trace(w, SOURCES[1]).sites[full]
+    message = plan_pb2.Interpolate(source=plan_pb2.CopyFromRow(row=1), weight=0.25)
+    result = server.forward(name, [A, SOURCES[1]], interventions=[edit(full, rows=[0], interpolate=message)], logits=logits(at=[3, 7], rows=[0]))
+    expected = trace(w, A, lambda hook, x: torch.lerp(x, other, 0.25) if hook == full else x).logits
+    assert_close(result.get("logits"), expected[[3, 7]], TINY, f"{full} interpolated")
+
+
+def test_order_and_several_sites(server, weights):
+    """Three edits in the order given, the second at several sites of several layers."""
+    w = weights("gqa-tied-sharded")
+    value = np.random.default_rng(6).standard_normal(w.embed.shape[1]).astype(np.float32)
+    edits = [
+        edit("blocks.0.hook_resid_pre", at=[4], add=plan_pb2.Add(value=tensor(value), scale=2)),
+        edit("blocks.*.hook_mlp_out", layers=[0, -1], at=slice(3, 6), scale=plan_pb2.Scale(factor=0.5)),
+        edit("blocks.0.hook_resid_pre", at=[4], scale=plan_pb2.Scale(factor=-1)),
+    ]
+
+    def slow(hook, x):
+        changed = x.clone()
+        if hook == "blocks.0.hook_resid_pre":
+            changed[4] = -(x[4] + 2 * torch.from_numpy(value))
+        elif hook in ("blocks.0.hook_mlp_out", f"blocks.{len(w.layers) - 1}.hook_mlp_out"):
+            changed[3:6] *= 0.5
+        else:
+            return x
+        return changed
+
+    result = server.forward("gqa-tied-sharded", [A], interventions=edits, logits=ALL_LOGITS)
+    assert_close(result.get("logits"), trace(w, A, slow).logits, TINY, "three edits")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("site", ["mlp.hook_post", "attn.hook_z"])
+def test_parts_of_a_subspace(server, weights, name, site):
+    """Row space and null space of the matrix behind the place, with the pseudo-inverse as the slow way. Some units only, so that both are there: a matrix
+    with fewer columns than rows reads everything, one with more (mlp.hook_post) does not."""
+    w = weights(name)
+    full, head = f"blocks.{LAYER}.{site}", 1
+    of_heads = site.endswith("hook_z")
+    w_out = w.layers[LAYER].w_o.reshape(w.heads, w.d_head, -1)[head] if of_heads else w.layers[LAYER].w_out  # [units, d_model]
+    units = w_out.shape[0]
+    rng = np.random.default_rng(12)
+    clean, other = trace(w, A), trace(w, SOURCES[0]).sites[full]
+    directions = rng.standard_normal((2, units)).astype(np.float32)
+    reader = w_out.double().numpy().T  # [d_model, units]
+    on_rows = span(reader)
+    for part, projector in (("PART_ROW_SPACE", on_rows), ("PART_NULL_SPACE", np.eye(units) - on_rows)):
+        projected = directions.astype(np.float64) @ projector
+        inside = torch.from_numpy(np.linalg.pinv(projected, rcond=1e-5) @ projected if np.abs(projected).max() > 1e-5 else np.zeros((units, units)))
+
+        def slow(hook, x, inside=inside):
+            if hook != full:
+                return x
+            own = x[:, head] if of_heads else x
+            changed = own + ((other[:, head] if of_heads else other) - own).double() @ inside
+            out = x.clone()
+            out[:, head if of_heads else slice(None)] = changed.to(x.dtype)
+            return out
+
+        swap = plan_pb2.SwapSubspace(source=plan_pb2.CopyFromRow(row=1), directions=tensor(directions), part=part)
+        result = server.forward(name, [A, SOURCES[0]], interventions=[edit(full, rows=[0], heads=[head] if of_heads else (), swap_subspace=swap)],
+                                captures=[capture(full, rows=[0])], logits=ALL_LOGITS)  # fmt: skip
+        expected = trace(w, A, slow)
+        assert_close(result.get(full), expected.sites[full], TINY, f"{full} {part}")
+        assert_close(result.get("logits"), expected.logits, TINY, f"{full} {part}: logits")
+        moved = np.abs(result.get(full) - clean.sites[full].numpy()).max()
+        effect = np.abs(result.get("logits") - clean.logits.numpy()).max()
+        if part == "PART_NULL_SPACE":
+            assert effect < TINY, "nothing reads the null space"
+            assert (moved > 1e-2) == (units > reader.shape[0]), "where the matrix has more columns than rows there is one"
+        else:
+            assert effect > 1e-3
+
+
+def test_where_no_matrix_reads_alone(server):
+    swap = plan_pb2.SwapSubspace(source=plan_pb2.CopyFromRow(row=1), part="PART_ROW_SPACE")
+    for site, heads in (("blocks.1.hook_resid_pre", ()), ("blocks.1.attn.hook_z", ()), ("blocks.1.attn.hook_z", (0, 1))):
+        swap.directions.CopyFrom(tensor(np.ones((1, size_of(server, "two", site, A)), np.float32)))
+        with pytest.raises(grpc.RpcError) as error:
+            server.forward("two", [A, SOURCES[0]], interventions=[edit(site, rows=[0], heads=heads, swap_subspace=swap)], logits=ALL_LOGITS)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert f"no single matrix reads {site}" in error.value.details() and "mlp.hook_post" in error.value.details()
+
+
+def test_selections_of_an_intervention(server, weights):
+    """By token, last, negative index, negative layer, range, head, unit and row: each chooses what its numbers say."""
+    w = weights("gqa-tied-sharded")
+    last = len(w.layers) - 1
+    token = plan_pb2.Positions.Item(occurrences_of=plan_pb2.TokenRef(id=42))
+    cases = [  # (how it is said, layer, positions it means in A, units)
+        (dict(at=None, positions=[token], layers=[-1]), last, [2, 4], None),
+        (dict(at="last", layers=[-2]), last - 1, [len(A) - 1], None),
+        (dict(at=[-1, -3], layers=[1]), 1, [len(A) - 3, len(A) - 1], None),
+        (dict(at=slice(2, -4), layers=[0], units=[0, 7]), 0, list(range(2, len(A) - 4)), [0, 7]),
+        (dict(at=None, positions=[token, plan_pb2.Positions.Item(index=0)], layers=[0], units=[3]), 0, [0, 2, 4], [3]),
+    ]
+    for said, layer, positions, units in cases:
+        said = dict(said)
+        items = said.pop("positions", None)
+        message = edit("blocks.*.hook_resid_pre", rows=[1], scale=plan_pb2.Scale(factor=-0.5), **said)
+        if items:
+            message.select.positions.items.extend(items)
+
+        def slow(hook, x, layer=layer, positions=positions, units=units):
+            if hook != f"blocks.{layer}.hook_resid_pre":
+                return x
+            out = x.clone()
+            for p in positions:
+                out[p, units if units else slice(None)] *= -0.5
+            return out
+
+        result = server.forward("gqa-tied-sharded", [A, A], interventions=[message], logits=ALL_LOGITS)
+        assert_close(result.get("logits", 1), trace(w, A, slow).logits, TINY, str(said))
+        assert_close(result.get("logits", 0), trace(w, A).logits, TINY, "the other row")
+
+
+def test_a_position_map_between_prompts_of_unequal_length(server, weights):
+    """Positions of a longer source onto those of a shorter target, for every kind that reads a row."""
+    w = weights("two")
+    site, at, source_at = "blocks.1.hook_resid_mid", [1, 2, 5], [3, 7, 10]
+    other = trace(w, SOURCES[0]).sites[site][source_at]
+    source = plan_pb2.CopyFromRow(row=1, positions=positions(source_at))
+    directions = np.random.default_rng(13).standard_normal((3, other.shape[1])).astype(np.float32)
+    inside = torch.from_numpy(span(directions.astype(np.float64)))
+    kinds = {
+        "copy": (source, lambda own: other),
+        "resample": (plan_pb2.Resample(rows=[1], positions=source.positions), lambda own: other),
+        "interpolate": (plan_pb2.Interpolate(source=source, weight=1.5), lambda own: own + 1.5 * (other - own)),
+        "swap_subspace": (plan_pb2.SwapSubspace(source=source, directions=tensor(directions)), lambda own: own + ((other - own).double() @ inside).float()),
+    }
+    for kind, (message, change) in kinds.items():
+
+        def slow(hook, x, change=change):
+            out = x.clone()
+            if hook == site:
+                out[at] = change(x[at])
+            return out
+
+        result = server.forward("two", [B, SOURCES[0]], interventions=[edit(site, at=at, rows=[0], **{kind: message})], logits=ALL_LOGITS)
+        assert_close(result.get("logits"), trace(w, B, slow).logits, TINY, kind)
+
+
+def test_freezing_the_norms_makes_them_linear(server, weights):
+    """With all scales frozen the model's output is an affine function of what is added at the last position's last MLP: twice the vector, twice the effect."""
+    w = weights("mha")
+    layer = len(w.layers) - 1
+    value = np.random.default_rng(7).standard_normal(w.embed.shape[1]).astype(np.float32)
+    frozen = [copy(site, row=1, to=0) for site in ("blocks.*.ln1.hook_scale", "blocks.*.ln2.hook_scale", "ln_final.hook_scale")]
+
+    def run(scale, freeze):
+        add = edit(f"blocks.{layer}.hook_mlp_out", rows=[0], add=plan_pb2.Add(value=tensor(value), scale=scale))
+        return server.forward("mha", [A, A], interventions=[add, *(frozen if freeze else [])], logits=logits(rows=[0])).get("logits", 0).astype(np.float64)
+
+    for freeze in (True, False):
+        nothing, once, twice = (run(scale, freeze) for scale in (0, 1, 2))
+        linear = np.abs((twice - nothing) - 2 * (once - nothing)).max()
+        assert (linear < TINY) == freeze
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_half_precision_keeps_exact_edits_exact(checkpoints, tmp_path, dtype):
+    """Edits are calculated in float32 and put back into the model's dtype."""
+    half = Server({"m": (checkpoints["two"].path, dtype)}, tmp_path)
+    site = "blocks.1.hook_resid_pre"
+
+    def run(**kind):
+        result = half.forward("m", [A], interventions=[edit(site, **kind)] if kind else [], captures=[capture(site)])
+        return widened(result.header(site).dtype, result.get(site))
+
+    try:
+        plain = run()
+        np.testing.assert_array_equal(run(scale=plan_pb2.Scale(factor=1)), plain)
+        np.testing.assert_array_equal(run(scale=plan_pb2.Scale(factor=2)), plain * 2)
+        assert not run(zero=plan_pb2.Zero()).any()
+    finally:
+        half.stop()

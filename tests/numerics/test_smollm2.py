@@ -1,0 +1,245 @@
+"""A real model, SmolLM2-135M, by the limits of compare.py: relative to each token's own vector, at every position.
+
+Position 0 of a real model is an attention sink: its residual is a hundred times longer than the others', and one float32 step there is
+2e-3. So float64 decides: every hook point is compared with the reference in float64, which plain float32 PyTorch meets within 8e-6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fluoroscope._proto.v1 import plan_pb2
+
+from . import lens
+from .checkpoints import load
+from .compare import LOGIT, VECTOR, assert_vectors_close
+from .reference import Trace, trace, weights_of
+from .serving import ALL_LOGITS, Server, capture, copy, edit, logit_difference, logits, tensor
+
+NAME = "smollm2-135m"
+CLEAN = "When John and Mary went to the shops, John gave the bag to"
+CORRUPT = "When John and Mary went to the shops, Mary gave the bag to"
+OTHERS = ["The capital of France is", "Once", CORRUPT, "It was the best of times, it was the worst of times, it was the age of"]
+
+
+@pytest.fixture(scope="module")
+def path():
+    from fluoroscope.fetch import fetch
+
+    return fetch(NAME)
+
+
+@pytest.fixture(scope="module")
+def smollm2(path, tmp_path_factory):
+    running = Server({NAME: path}, tmp_path_factory.mktemp("smollm2"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def ids(path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)(CLEAN)["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return load(path)
+
+
+@pytest.fixture(scope="module")
+def exact(model, ids) -> Trace:
+    """Every hook point in float64."""
+    return trace(weights_of(model, torch.float64), ids)
+
+
+@pytest.fixture(scope="module")
+def everything(smollm2):
+    return smollm2.forward(NAME, [CLEAN, *OTHERS], captures=[capture("*", rows=[0])], logits=ALL_LOGITS)
+
+
+def test_tokens_are_the_tokenizers_own(everything, ids):
+    row = everything.reply.header.rows[0]
+    assert list(row.token_ids) == ids
+    assert len(ids) == 14
+    assert not row.bos_added
+
+
+def test_logits_equal_transformers_at_every_position(everything, model, ids, exact):
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0]
+    got = everything.get("logits")
+    assert np.abs(got - theirs.numpy()).max() <= LOGIT
+    assert np.abs(got - exact.logits.numpy()).max() <= LOGIT
+
+
+def test_every_site_at_every_position(everything, exact):
+    got = everything.sites()
+    assert set(got) == set(exact.sites)
+    for site, value in exact.sites.items():
+        if site.endswith("attn_scores"):
+            assert_scores_close(got[site], exact.sites, site.split(".")[1])
+        else:
+            assert_vectors_close(got[site], value, VECTOR, site)
+
+
+def assert_scores_close(got: np.ndarray, expected: dict, layer: str) -> None:
+    """A score is a product that may cancel to almost nothing, so its error is measured against the lengths of q and k."""
+    q, k = (np.linalg.norm(expected[f"blocks.{layer}.attn.hook_rot_{letter}"], axis=-1) for letter in "qk")
+    size = np.einsum("qh,kh->hqk", q, k.repeat(3, axis=1)) / 64**0.5
+    scores = np.asarray(expected[f"blocks.{layer}.attn.hook_attn_scores"])
+    visible = np.isfinite(scores)
+    assert (np.isfinite(got) == visible).all()
+    assert (np.abs(got[visible] - scores[visible]) <= VECTOR * size[visible]).all(), f"layer {layer}"
+
+
+def test_row_law(smollm2, everything):
+    """The same row alone and among others of other lengths: every site, at every position."""
+    alone = smollm2.forward(NAME, [CLEAN], captures=[capture("*")], logits=ALL_LOGITS)
+    assert np.abs(alone.get("logits") - everything.get("logits")).max() <= LOGIT
+    among = everything.sites()
+    assert set(alone.sites()) == set(among)
+    for site, value in alone.sites().items():
+        if site.endswith("attn_scores"):
+            assert_scores_close(value, among, site.split(".")[1])
+        else:
+            assert_vectors_close(value, among[site], VECTOR, site)
+
+
+def test_identities_hold_at_every_layer(everything, model):
+    get = everything.get
+    for layer in range(30):
+        at = f"blocks.{layer}"
+        assert_vectors_close(get(f"{at}.hook_resid_pre") + get(f"{at}.hook_attn_out"), get(f"{at}.hook_resid_mid"), VECTOR, f"{at} mid")
+        assert_vectors_close(get(f"{at}.hook_resid_mid") + get(f"{at}.hook_mlp_out"), get(f"{at}.hook_resid_post"), VECTOR, f"{at} post")
+        pattern, v = get(f"{at}.attn.hook_pattern"), get(f"{at}.attn.hook_v").repeat(3, axis=1)
+        assert_vectors_close(np.einsum("hqk,khd->qhd", pattern, v), get(f"{at}.attn.hook_z"), VECTOR, f"{at} z")
+        assert np.abs(pattern.sum(-1) - 1).max() <= 1e-5
+    final = get("ln_final.hook_normalized") * model.model.norm.weight.detach().numpy()
+    assert np.abs(final @ model.lm_head.weight.detach().numpy().T - get("logits")).max() <= LOGIT
+
+
+def test_what_everyone_knows_about_this_model(smollm2):
+    """The numbers in the README: the capital of France, and who gets the bag."""
+    result = smollm2.forward(NAME, ["The capital of France is", CLEAN], logits=logits(top_k=1), metrics=[logit_difference([" Mary"], [" John"], rows=[1])])
+    assert np.exp(result.get("top.logprobs", 0)[0, 0]) == pytest.approx(0.77, abs=0.01)
+    assert np.exp(result.get("top.logprobs", 1)[0, 0]) == pytest.approx(0.84, abs=0.01)
+    assert list(result.metric().values()) == [pytest.approx(3.12, abs=0.01)]
+
+
+def test_patching_equals_transformer_lens(smollm2, model, path, ids):
+    """One cell of activation patching: the clean run's residual at the name that differs, put into the corrupt run."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    corrupt = tokenizer(CORRUPT)["input_ids"]
+    where = [i for i, (a, b) in enumerate(zip(ids, corrupt, strict=True)) if a != b]
+    assert where == [9]
+    mary, john = (tokenizer(word)["input_ids"] for word in (" Mary", " John"))
+    theirs = lens.load(path, model)
+    with torch.no_grad():
+        _, clean = theirs.run_with_cache(torch.tensor([ids]), names_filter=lambda name: "resid_pre" in name or "hook_z" in name)
+        for site in ("blocks.0.hook_resid_pre", "blocks.12.hook_resid_pre", "blocks.20.hook_resid_pre", "blocks.15.attn.hook_z"):
+
+            def put(value, hook, site=site):
+                value[:, where] = clean[site][:, where]
+                return value
+
+            expected = theirs.run_with_hooks(torch.tensor([corrupt]), fwd_hooks=[(site, put)])[0, -1]
+            difference = float(expected[mary[0]] - expected[john[0]])
+            result = smollm2.forward(
+                NAME, [CLEAN, CORRUPT],
+                interventions=[copy(site, row=0, to=1, at=where)], metrics=[logit_difference([" Mary"], [" John"], rows=[1])],
+            )  # fmt: skip
+            assert list(result.metric().values()) == [pytest.approx(difference, abs=1e-3)], site
+
+
+def test_ablation_and_steering_equal_transformer_lens(smollm2, model, path, ids):
+    """Every head of three layers zeroed one at a time, mean ablation, steering, and noise-free scaling of a pattern, by logit difference."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    mary, john = (tokenizer(word)["input_ids"][0] for word in (" Mary", " John"))
+    theirs = lens.load(path, model)
+    direction = torch.randn(576, generator=torch.Generator().manual_seed(1))
+    vector = direction / direction.norm() * 8
+    # Head by head: nine rows of one batch, each with a head of its own.
+    def zero_heads(value, hook):
+        for head in range(9):
+            value[head, :, head] = 0
+        return value
+
+    with torch.no_grad():
+        for site in (f"blocks.{layer}.attn.hook_z" for layer in (3, 15, 24)):
+            expected = theirs.run_with_hooks(torch.tensor([ids] * 9), fwd_hooks=[(site, zero_heads)])[:, -1]
+            zeros = [edit(site, heads=[head], rows=[head], zero=plan_pb2.Zero()) for head in range(9)]
+            result = smollm2.forward(NAME, [CLEAN] * 9, interventions=zeros, metrics=[logit_difference([" Mary"], [" John"])])
+            differences = [value for _, value in sorted(result.metric().items())]
+            np.testing.assert_allclose(differences, expected[:, mary] - expected[:, john], atol=1e-3, rtol=0, err_msg=site)
+            assert np.ptp(differences) > 1e-2
+
+    cases = []  # (site, what TransformerLens's hook does to [batch, pos, ...], intervention)
+    for layer in (5, 12, 20):
+        site = f"blocks.{layer}.hook_resid_post"
+        cases.append((site, lambda value, hook: value + 1.5 * vector, edit(site, add=plan_pb2.Add(value=tensor(vector.numpy()), scale=1.5))))
+
+    def mean_ablate(value, hook):
+        return value.mean(1, keepdim=True).expand_as(value)
+
+    site = "blocks.8.hook_mlp_out"
+    mean = plan_pb2.Mean(of_rows=plan_pb2.Mean.OfRows(rows=[1]))
+    cases.append((site, mean_ablate, edit(site, mean=mean)))
+
+    def halve(value, hook):
+        value[:, 2] *= 0.5
+        return value
+
+    site = "blocks.10.attn.hook_pattern"
+    cases.append((site, halve, edit(site, heads=[2], scale=plan_pb2.Scale(factor=0.5))))
+    unit = vector / vector.norm()
+    site = "blocks.14.hook_resid_pre"
+    cases.append((site, lambda value, hook: value - (value @ unit)[..., None] * unit,
+                  edit(site, project_out=plan_pb2.ProjectOut(directions=tensor(vector.numpy()[None])))))  # fmt: skip
+
+    plain = float(np.subtract(*smollm2.forward(NAME, [CLEAN], logits=logits(tokens=[mary, john])).get("logits")[0]))
+    moved = 0
+    with torch.no_grad():
+        for site, hook, message in cases:
+            expected = theirs.run_with_hooks(torch.tensor([ids]), fwd_hooks=[(site, hook)])[0, -1]
+            difference = float(expected[mary] - expected[john])
+            message.select.rows.append(0)
+            result = smollm2.forward(NAME, [CLEAN, CLEAN], interventions=[message], metrics=[logit_difference([" Mary"], [" John"], rows=[0])])
+            assert list(result.metric().values()) == [pytest.approx(difference, abs=1e-3)], site
+            moved += abs(difference - plain) > 1e-2
+    assert moved > len(cases) / 2
+
+
+@pytest.mark.parametrize("site, over", [("hook_resid_pre", "position"), ("attn.hook_z", "head"), ("attn.hook_pattern", "head")])
+def test_whole_sweeps_equal_transformer_lens(smollm2, model, path, ids, site, over):
+    """Every cell of the 30 x 14 and 30 x 9 sweeps. TransformerLens runs a layer's cells as one batch, each row with its own patch."""
+    import fluoroscope as fs
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    corrupt = tokenizer(CORRUPT)["input_ids"]
+    mary, john = (tokenizer(word)["input_ids"][0] for word in (" Mary", " John"))
+    with fs.connect(smollm2.address) as client:
+        got = client.model(NAME).sweep(CLEAN, CORRUPT, site, ("layer", over), fs.metrics.logit_diff(" Mary", " John"))
+    theirs = lens.load(path, model)
+    count = 14 if over == "position" else 9
+    assert got.values.shape == (30, count)
+    with torch.no_grad():
+        _, clean = theirs.run_with_cache(torch.tensor([ids]), names_filter=lambda name: name.endswith(site))
+        for layer in range(30):
+            name = f"blocks.{layer}.{site}"
+
+            def put(value, hook, name=name):
+                for row in range(count):
+                    place = (row, slice(None), row) if site == "attn.hook_z" else (row, row)
+                    value[place] = clean[name][0][place[1:]]
+                return value
+
+            last = theirs.run_with_hooks(torch.tensor([corrupt] * count), fwd_hooks=[(name, put)])[:, -1]
+            assert np.abs(got.values[layer] - (last[:, mary] - last[:, john]).numpy()).max() <= 1e-3, name

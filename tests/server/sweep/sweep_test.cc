@@ -1,0 +1,213 @@
+// The planner never changes a value: every cell of every grid equals the slow, obvious way, one whole forward with one patch.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "obs/metrics.h"
+#include "sweep/sweep_run.h"
+#include "tests/server/engine/run_request.h"
+#include "tests/server/model/tiny_model.h"
+
+namespace fluoroscope::sweep {
+namespace {
+
+using api::SweepAxis;
+using engine::RandomIds;
+
+constexpr int64_t kRight = 3, kWrong = 7;
+
+class SweepSinkForTest final : public api::SweepSink {
+ public:
+  bool Push(api::SweepPart part) override {
+    if (auto* reference = std::get_if<api::SweepReference>(&part)) references.push_back(*reference);
+    if (auto* cells = std::get_if<api::SweepCells>(&part)) {
+      const size_t metrics = cells->values.size() / cells->cells.size();
+      for (size_t i = 0; i < cells->cells.size(); ++i) {
+        const auto at = cells->values.begin() + static_cast<int64_t>(i * metrics);
+        EXPECT_TRUE(values.try_emplace({cells->pair, cells->cells[i]}, at, at + static_cast<int64_t>(metrics)).second)
+            << "a cell came twice";
+      }
+    }
+    if (auto* end = std::get_if<api::SweepSummary>(&part)) summary = *end;
+    return true;
+  }
+  void OnDrain(std::function<void()>) override {}
+  void Finish(absl::Status s) override { status = std::move(s); }
+
+  std::map<std::pair<uint32_t, uint32_t>, std::vector<double>> values;
+  std::vector<api::SweepReference> references;
+  api::SweepSummary summary;
+  absl::Status status = absl::UnknownError("not finished");
+};
+
+class SweepTest : public testing::TestWithParam<std::shared_ptr<const model::Model> (*)(at::Device)> {
+ protected:
+  void SetUp() override {
+    offered_ = engine::Offer(GetParam()(at::kCPU));
+    at::manual_seed(5);
+  }
+  const model::Architecture& arch() const { return offered_->model->arch; }
+
+  static run::MetricPlan Metric(const std::string& name, int64_t position) {
+    return {name, {position}, intervention::LogitDifference{{kRight}, {kWrong}}};
+  }
+
+  // Two random prompts that share `common` tokens at the front and then differ at every second position.
+  Pair RandomPair(int64_t length, int64_t common, int64_t metric_position) const {
+    Pair pair;
+    pair.base_ids = RandomIds(arch().vocabulary, length);
+    pair.source_ids = pair.base_ids;
+    for (int64_t p = common; p < length; p += 2) {
+      int64_t& id = pair.source_ids[static_cast<size_t>(p)];
+      id = (id + 1 + p) % arch().vocabulary;
+    }
+    pair.source_of.resize(static_cast<size_t>(length));
+    std::iota(pair.source_of.begin(), pair.source_of.end(), 0);
+    for (int64_t p = 0; p < length; ++p) pair.groups.push_back({p});
+    pair.base_metrics = {Metric("end", length - 1), Metric("before", metric_position)};
+    pair.source_metrics = pair.base_metrics;
+    return pair;
+  }
+
+  Grid GridOver(std::vector<SweepAxis> axes, model::Site site) const {
+    Grid grid;
+    grid.axes = std::move(axes);
+    grid.sites = {site};
+    grid.layers.resize(static_cast<size_t>(arch().layers));
+    std::iota(grid.layers.begin(), grid.layers.end(), 0);
+    grid.model_layers = arch().layers;
+    return grid;
+  }
+
+  std::shared_ptr<SweepSinkForTest> Run(SweepPlan plan) const {
+    static obs::Metrics metrics;
+    api::SweepHeader header;
+    header.metrics = {"end", "before"};
+    auto sink = std::make_shared<SweepSinkForTest>();
+    SweepRun run(std::move(plan), header, {}, sink, metrics, std::chrono::steady_clock::now());
+    while (run.Step() != sched::Work::Progress::kDone) {
+    }
+    return sink;
+  }
+
+  // One whole forward with the cell's change.
+  std::vector<double> SlowCell(const SweepPlan& plan, const Pair& pair, const CellChange& change) const {
+    api::ForwardRequest request;
+    request.prompts = {{pair.base_ids, api::Bos::kDefault, false}, {pair.source_ids, api::Bos::kDefault, false}};
+    std::vector<std::string> sites;
+    for (int64_t layer : change.layers) sites.push_back(model::FullName(change.site, layer));
+    api::Intervention copy;
+    copy.select.sites = sites;
+    copy.select.rows = {0};
+    copy.select.heads.assign(change.heads.begin(), change.heads.end());
+    api::Positions target, source;
+    for (int64_t p : pair.groups[change.group])
+      if (pair.source_of[static_cast<size_t>(p)] >= 0) {
+        target.push_back(p);
+        source.push_back(pair.source_of[static_cast<size_t>(p)]);
+      }
+    copy.select.positions = target;
+    copy.kind = api::CopyFromRow{1, source};
+    if (plan.cell == api::SweepCell::kPatch && !target.empty()) request.interventions = {copy};
+    for (const run::MetricPlan& metric : pair.base_metrics) {
+      api::Metric m;
+      m.name = metric.name;
+      m.rows = {0};
+      m.positions = api::Positions{metric.positions.front()};
+      m.kind = api::LogitDifference{{kRight}, {kWrong}};
+      request.metrics.push_back(m);
+    }
+    const auto sink = engine::RunRequest(*offered_, request);
+    EXPECT_TRUE(sink->status.ok()) << sink->status;
+    std::vector<double> values;
+    for (const api::MetricValue& value : sink->summary.metrics) values.push_back(value.value);
+    return values;
+  }
+
+  void ExpectExact(const SweepPlan& plan) const {
+    const auto sink = Run(plan);
+    ASSERT_TRUE(sink->status.ok()) << sink->status;
+    ASSERT_EQ(sink->values.size(), plan.cells());
+    EXPECT_EQ(sink->references.size(), plan.pairs.size());
+    for (const auto& [key, values] : sink->values) {
+      const CellChange change = plan.grid.At(key.second);
+      const std::vector<double> slow = SlowCell(plan, plan.pairs[key.first], change);
+      ASSERT_EQ(slow.size(), values.size());
+      for (size_t i = 0; i < slow.size(); ++i)
+        EXPECT_NEAR(values[i], slow[i], 1e-5) << model::FullName(change.site, change.layers.front()) << " pair " << key.first << " group "
+                                              << change.group << " metric " << i;
+    }
+  }
+
+  std::unique_ptr<engine::LoadedModel> offered_;
+};
+
+// Every editable site of the blocks, over layers and positions, two pairs of different lengths at once.
+TEST_P(SweepTest, EverySiteByLayerAndPosition) {
+  for (const model::SiteSpec& spec : model::Sites()) {
+    if (!spec.in_block || !spec.editable || model::Unavailable(spec.site, arch())) continue;
+    SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, spec.site), api::SweepCell::kPatch, {}};
+    plan.pairs = {RandomPair(7, 3, 4), RandomPair(7, 0, 5)};
+    plan.grid.groups = 7;
+    ExpectExact(plan);
+  }
+}
+
+TEST_P(SweepTest, EveryHeadSiteByLayerAndHead) {
+  for (const model::SiteSpec& spec : model::Sites()) {
+    const int axis = model::HeadAxis(spec);
+    if (!spec.in_block || !spec.editable || axis < 0 || model::Unavailable(spec.site, arch())) continue;
+    SweepPlan plan{offered_->model, GridOver({SweepAxis::kHead, SweepAxis::kLayer}, spec.site), api::SweepCell::kPatch, {}};
+    plan.pairs = {RandomPair(6, 2, 1)};  // its second metric lies in the shared front
+    std::vector<int64_t> all(6);
+    std::iota(all.begin(), all.end(), 0);
+    plan.pairs[0].groups = {all};
+    plan.grid.heads.resize(static_cast<size_t>(model::SizeOf(spec.axes[static_cast<size_t>(axis)], arch())));
+    std::iota(plan.grid.heads.begin(), plan.grid.heads.end(), 0);
+    ExpectExact(plan);
+  }
+}
+
+// Windows of layers, groups of positions, positions that map to others, in prompts of unequal length.
+TEST_P(SweepTest, WindowsGroupsAndMaps) {
+  SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kMlpOut), api::SweepCell::kPatch, {}};
+  plan.grid.window = 2;
+  plan.grid.groups = 3;
+  Pair pair = RandomPair(9, 4, 6);
+  pair.groups = {{0, 1}, {4, 7}, {2, 5, 8}};
+  pair.source_ids = RandomIds(arch().vocabulary, 11);
+  std::copy_n(pair.base_ids.begin(), 3, pair.source_ids.begin());
+  pair.source_of = {0, 1, 2, 4, 5, -1, 8, 9, 10};
+  pair.source_metrics = {Metric("end", 10), Metric("before", 8)};
+  plan.pairs = {pair};
+  ExpectExact(plan);
+}
+
+TEST_P(SweepTest, OneTokenPromptsAndIdenticalPrompts) {
+  SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kResidPre), api::SweepCell::kPatch, {}};
+  plan.pairs = {RandomPair(1, 0, 0), RandomPair(1, 1, 0)};
+  plan.grid.groups = 1;
+  ExpectExact(plan);
+  EXPECT_EQ(CostOf(plan).filled_cells, static_cast<uint64_t>(arch().layers));  // all cells of the pair without a difference
+}
+
+// A long sweep runs in pieces; every cell comes once.
+TEST_P(SweepTest, ManyPairs) {
+  SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kResidPre), api::SweepCell::kPatch, {}};
+  plan.grid.groups = 5;
+  for (int i = 0; i < 600; ++i) plan.pairs.push_back(RandomPair(5, i % 5, 2));
+  const auto sink = Run(plan);
+  ASSERT_TRUE(sink->status.ok()) << sink->status;
+  EXPECT_EQ(sink->values.size(), plan.cells());
+  EXPECT_EQ(sink->references.size(), 600u);
+  for (uint32_t pair : {0u, 255u, 256u, 599u})
+    for (uint32_t cell = 0; cell < plan.grid.cells(); ++cell)
+      EXPECT_NEAR(sink->values.at({pair, cell})[0], SlowCell(plan, plan.pairs[pair], plan.grid.At(cell))[0], 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, SweepTest, testing::Values(&model::TinyLlama, &model::TinyGpt2));
+
+}  // namespace
+}  // namespace fluoroscope::sweep
