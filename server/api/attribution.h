@@ -7,12 +7,19 @@
 
 namespace fluoroscope::api {
 
-enum class AttributionMethod { kAttributionPatching, kGradientTimesInput, kIntegratedGradients };
+enum class AttributionMethod { kAttributionPatching, kGradientTimesInput, kIntegratedGradients, kQkFix, kAtpStar };
+
+// Which cells are also run: none when both are 0.
+struct AttributionVerify {
+  uint32_t top = 0, random = 0;
+  uint64_t seed = 0;
+};
 
 struct AttributionRequest {
   SweepRequest grid;
   AttributionMethod method = AttributionMethod::kAttributionPatching;
   uint32_t steps = 8;  // of kIntegratedGradients
+  AttributionVerify verify;
 };
 
 }  // namespace fluoroscope::api

@@ -92,7 +92,23 @@ struct SweepSummary {
   uint64_t peak_bytes = 0;
 };
 
-using SweepPart = std::variant<SweepHeader, SweepReference, SweepCells, SweepSummary>;
+// Of attributions: what the metrics really are in some cells.
+struct ExactCells {
+  SweepCells cells;
+};
+
+// Of attributions: estimates beside exact values.
+struct AttributionCheck {
+  struct OfMetric {
+    std::optional<double> spearman;
+    double precision = 0;
+    uint32_t top = 0;
+  };
+  std::vector<uint32_t> cells;  // those that were run, ascending
+  std::vector<OfMetric> metrics;
+};
+
+using SweepPart = std::variant<SweepHeader, SweepReference, SweepCells, SweepSummary, ExactCells, AttributionCheck>;
 using SweepSink = Sink<SweepPart>;
 
 }  // namespace fluoroscope::api

@@ -1,56 +1,44 @@
 #include "attribution/attribution_run.h"
 
-#include "attribution/differentiable_metric.h"
+#include <algorithm>
+
+#include "attribution/check.h"
 #include "obs/metrics.h"
-#include "run/cost.h"
 
 namespace fluoroscope::attribution {
 
-using api::AttributionMethod;
 using Clock = std::chrono::steady_clock;
 
-std::string ConventionOf(const AttributionPlan& plan) {
-  const std::string change = plan.sweep.cell == api::SweepCell::kZero ? "(0 - a_base)" : "(a_source - a_base)";
-  const std::string sign = "; positive where the change would raise the metric above the base run's";
-  switch (plan.method) {
-    case AttributionMethod::kGradientTimesInput:
-      return "gradient x input: sum a_base * dm/da at the base run; the first-order effect of removing the node, with the other sign";
-    case AttributionMethod::kIntegratedGradients:
-      return "integrated gradients over the inputs: sum " + change + " * mean dm/da over " + std::to_string(plan.steps) +
-             " runs whose first hook_resid_pre is base + (i + 1/2) / " + std::to_string(plan.steps) + " * (source - base)" + sign;
-    case AttributionMethod::kAttributionPatching:
-      break;
-  }
-  return "attribution patching: sum " + change + " * dm/da at the base run" + sign;
-}
+// Takes what the sweep of the verified cells says, and passes the cells on as exact ones.
+class AttributionRun::ExactSink final : public api::SweepSink {
+ public:
+  ExactSink(api::SweepSink& out, size_t metrics) : out_(out), metrics_(metrics) {}
 
-api::SweepCost CostOf(const AttributionPlan& plan) {
-  const model::Model& model = *plan.sweep.model;
-  api::SweepCost cost;
-  cost.cells = plan.sweep.cells();
-  for (const sweep::Pair& pair : plan.sweep.pairs) {
-    run::RunPlan forwards;
-    forwards.model = plan.sweep.model;
-    const auto add = [&](const std::vector<int64_t>& ids, const std::vector<run::MetricPlan>& metrics) {
-      run::RowPlan& row = forwards.rows.emplace_back();
-      row.ids = ids;
-      row.metrics = metrics;
-    };
-    add(pair.base_ids, pair.base_metrics);
-    add(pair.source_ids, pair.source_metrics);
-    forwards.waves = {{0, 1}};
-    forwards.Finish();
-    const run::Cost run = run::CostOf(forwards);
-    const bool integrated = plan.method == AttributionMethod::kIntegratedGradients;
-    // A backward pass in the values alone costs what a forward pass does.
-    cost.flops +=
-        run.flops * (1 + 0.5 * static_cast<double>(pair.base_metrics.size())) * (integrated ? static_cast<double>(plan.steps) : 1);
-    const int64_t longest = static_cast<int64_t>(std::max(pair.base_ids.size(), pair.source_ids.size()));
-    // The graph, and the values of two runs.
-    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes + 2 * static_cast<uint64_t>(run::GradientBytes(model, longest)));
+  bool Push(api::SweepPart part) override {
+    if (auto* reference = std::get_if<api::SweepReference>(&part)) base[reference->pair] = reference->base;
+    if (auto* summary = std::get_if<api::SweepSummary>(&part)) end = std::move(*summary);
+    if (auto* done = std::get_if<api::SweepCells>(&part)) {
+      for (size_t i = 0; i < done->cells.size(); ++i) {
+        std::vector<double>& sum = sums[done->cells[i]];
+        sum.resize(metrics_);
+        for (size_t m = 0; m < metrics_; ++m) sum[m] += done->values[i * metrics_ + m];
+      }
+      out_.Push(api::ExactCells{std::move(*done)});
+    }
+    return true;
   }
-  return cost;
-}
+  void OnDrain(std::function<void()>) override {}
+  void Finish(absl::Status ended) override { status = std::move(ended); }
+
+  std::map<uint32_t, std::vector<double>> base;  // by pair
+  std::map<uint32_t, std::vector<double>> sums;  // by cell: over pairs, by metric
+  api::SweepSummary end;
+  absl::Status status;
+
+ private:
+  api::SweepSink& out_;
+  const size_t metrics_;
+};
 
 AttributionRun::AttributionRun(AttributionPlan plan, api::SweepHeader header, std::vector<std::string> warnings,
                                std::shared_ptr<api::SweepSink> sink, obs::Metrics& metrics, Clock::time_point arrived)
@@ -60,7 +48,7 @@ AttributionRun::AttributionRun(AttributionPlan plan, api::SweepHeader header, st
       sink_(std::move(sink)),
       metrics_(metrics),
       arrived_(arrived),
-      sites_(plan_.sweep.grid.sites.begin(), plan_.sweep.grid.sites.end()) {}
+      mean_(plan_.sweep.grid.cells() * header_.metrics.size()) {}
 
 sched::Work::Progress AttributionRun::Step() {
   if (!started_) {
@@ -68,134 +56,89 @@ sched::Work::Progress AttributionRun::Step() {
     queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
     sink_->Push(header_);
   }
-  const absl::StatusOr<bool> more = meter_.Step([this] { return StepPiece(); });
+  if (sweep_ != nullptr) {
+    if (sweep_->Step() != Progress::kDone) return Progress::kMore;
+    if (!exact_->status.ok()) {
+      Abort(exact_->status);
+      return Progress::kDone;
+    }
+    SendCheck();
+    return Succeed();
+  }
+  const absl::StatusOr<bool> more = meter_.Step([this] { return StepPair(); });
   if (!more.ok()) {
     if (absl::IsResourceExhausted(more.status())) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
     Abort(more.status());
     return Progress::kDone;
   }
   if (*more) return Progress::kMore;
-  sink_->Push(api::SweepSummary{warnings_, queue_ms_, meter_.run_ms(), tokens_, meter_.peak_bytes()});
-  sink_->Finish(absl::OkStatus());
-  return Progress::kDone;
+  if (plan_.verify.top + plan_.verify.random == 0) return Succeed();
+  StartVerification();
+  return Progress::kMore;
 }
 
 void AttributionRun::Abort(absl::Status why) {
-  source_.reset();
-  base_.reset();
-  between_.reset();
-  scores_.clear();
+  pair_.reset();
+  sweep_.reset();
   sink_->Finish(std::move(why));
 }
 
-std::unique_ptr<run::GradientRun> AttributionRun::NewRun(const std::vector<int64_t>& ids, bool with_gradients) const {
-  return std::make_unique<run::GradientRun>(*plan_.sweep.model, ids, sites_, with_gradients);
+bool AttributionRun::StepPair() {
+  if (pair_ == nullptr) pair_ = std::make_unique<PairAttribution>(plan_, next_pair_);
+  if (pair_->Step()) return true;
+  FinishPair();
+  return ++next_pair_ < plan_.sweep.pairs.size();
 }
 
-bool AttributionRun::StepPiece() {
-  switch (stage_) {
-    case Stage::kSource:
-      return StepSource();
-    case Stage::kBase:
-      return StepBase();
-    case Stage::kBackward:
-      return StepBackward();
-  }
-  return false;
-}
-
-bool AttributionRun::StepSource() {
-  if (source_ == nullptr) {
-    source_ = NewRun(pair().source_ids, /*with_gradients=*/false);
-    reference_ = {static_cast<uint32_t>(pair_), {}, {}};
-    scores_.assign(pair().base_metrics.size(), NodeScores(plan_.sweep.grid));
-    step_ = 0;
-  }
-  if (source_->StepForward()) return true;
-  tokens_ += pair().source_ids.size();
-  for (const run::MetricPlan& metric : pair().source_metrics)
-    reference_.source.push_back(Differentiate(*plan_.sweep.model, metric, source_->normalized()).value);
-  stage_ = Stage::kBase;
-  return true;
-}
-
-// The base run: with gradients where they are taken there, else a plain one, followed by the runs on the way to the source.
-bool AttributionRun::StepBase() {
-  if (base_ == nullptr) base_ = NewRun(pair().base_ids, /*with_gradients=*/!is_integrated());
-  if (reference_.base.empty()) {
-    if (base_->StepForward()) return true;
-    tokens_ += pair().base_ids.size();
-    for (const run::MetricPlan& metric : pair().base_metrics)
-      reference_.base.push_back(Differentiate(*plan_.sweep.model, metric, base_->normalized()).value);
-    if (is_integrated()) return true;
-  }
-  if (is_integrated()) {
-    if (between_ == nullptr) {
-      between_ = NewRun(pair().base_ids, /*with_gradients=*/true);
-      const double share = (static_cast<double>(step_) + 0.5) / static_cast<double>(steps());
-      between_->BeginWith(base_->resid_pre() + (source_->resid_pre() - base_->resid_pre()) * share);
-    }
-    if (between_->StepForward()) return true;
-    tokens_ += pair().base_ids.size();
-  }
-  metric_ = 0;
-  StartBackward();
-  stage_ = Stage::kBackward;
-  return true;
-}
-
-void AttributionRun::StartBackward() {
-  run::GradientRun& run = is_integrated() ? *between_ : *base_;
-  const run::MetricPlan& metric = pair().base_metrics[metric_];
-  run.StartBackward(Differentiate(*plan_.sweep.model, metric, run.normalized()).gradient,
-                    /*last=*/metric_ + 1 == pair().base_metrics.size());
-}
-
-bool AttributionRun::StepBackward() {
-  if ((is_integrated() ? between_ : base_)->StepBackward()) return true;
-  AddScores();
-  if (++metric_ < pair().base_metrics.size()) {
-    StartBackward();
-    return true;
-  }
-  between_.reset();
-  if (++step_ < steps()) {
-    stage_ = Stage::kBase;
-    return true;
-  }
-  return FinishPair();
-}
-
-void AttributionRun::AddScores() {
-  const run::GradientRun& gradients = is_integrated() ? *between_ : *base_;
-  for (model::Site site : sites_)
-    for (int64_t layer = 0; layer < plan_.sweep.model->arch.layers; ++layer) {
-      const at::Tensor own = base_->Value(site, layer);
-      const at::Tensor change = plan_.method == AttributionMethod::kGradientTimesInput ? own
-                                : plan_.sweep.cell == api::SweepCell::kZero
-                                    ? -own
-                                    : Difference(site, source_->Value(site, layer), own, pair().source_of);
-      scores_[metric_].Add(site, layer, change, gradients.Gradient(site, layer));
-    }
-}
-
-bool AttributionRun::FinishPair() {
-  const size_t cells = plan_.sweep.grid.cells(), metrics = scores_.size();
+void AttributionRun::FinishPair() {
   api::SweepCells out;
-  out.pair = static_cast<uint32_t>(pair_);
-  out.cells.resize(cells);
-  out.values.resize(cells * metrics);
-  for (size_t m = 0; m < metrics; ++m) {
-    const std::vector<double> scores = scores_[m].Cells(pair().groups, 1.0 / static_cast<double>(steps()));
-    for (size_t cell = 0; cell < cells; ++cell) out.values[cell * metrics + m] = scores[cell];
-  }
-  for (size_t cell = 0; cell < cells; ++cell) out.cells[cell] = static_cast<uint32_t>(cell);
-  sink_->Push(std::move(reference_));
+  out.pair = static_cast<uint32_t>(next_pair_);
+  out.cells.resize(plan_.sweep.grid.cells());
+  for (size_t cell = 0; cell < out.cells.size(); ++cell) out.cells[cell] = static_cast<uint32_t>(cell);
+  out.values = pair_->Scores();
+  for (size_t i = 0; i < mean_.size(); ++i) mean_[i] += out.values[i] / static_cast<double>(plan_.sweep.pairs.size());
+  sink_->Push(pair_->reference());
   sink_->Push(std::move(out));
-  source_.reset();
-  base_.reset();
-  stage_ = Stage::kSource;
-  return ++pair_ < plan_.sweep.pairs.size();
+  tokens_ += pair_->tokens();
+  pair_.reset();
+}
+
+void AttributionRun::StartVerification() {
+  chosen_ = CellsToVerify(mean_, header_.metrics.size(), plan_.verify);
+  sweep::SweepPlan exact = plan_.sweep;
+  exact.chosen = chosen_;
+  exact_ = std::make_shared<ExactSink>(*sink_, header_.metrics.size());
+  sweep_ = std::make_unique<sweep::SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
+}
+
+void AttributionRun::SendCheck() {
+  const size_t metrics = header_.metrics.size();
+  const double pairs = static_cast<double>(plan_.sweep.pairs.size());
+  api::AttributionCheck check;
+  check.cells = chosen_;
+  for (size_t m = 0; m < metrics; ++m) {
+    double base = 0;
+    for (const auto& [pair, values] : exact_->base) base += values[m] / pairs;
+    std::vector<double> estimates, exact;
+    for (uint32_t cell : chosen_) {
+      estimates.push_back(mean_[cell * metrics + m]);
+      exact.push_back(exact_->sums.at(cell)[m] / pairs - base);
+    }
+    check.metrics.push_back(Compare(estimates, exact, plan_.verify.top, plan_.method == api::AttributionMethod::kAtpStar));
+  }
+  sink_->Push(std::move(check));
+}
+
+sched::Work::Progress AttributionRun::Succeed() {
+  api::SweepSummary summary{warnings_, queue_ms_, meter_.run_ms(), tokens_, meter_.peak_bytes()};
+  if (exact_ != nullptr) {
+    summary.run_ms += exact_->end.run_ms;
+    summary.tokens += exact_->end.tokens;
+    summary.peak_bytes = std::max(summary.peak_bytes, exact_->end.peak_bytes);
+  }
+  sink_->Push(std::move(summary));
+  sink_->Finish(absl::OkStatus());
+  return Progress::kDone;
 }
 
 }  // namespace fluoroscope::attribution

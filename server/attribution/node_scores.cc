@@ -16,6 +16,14 @@ void NodeScores::Add(model::Site site, int64_t layer, const at::Tensor& differen
   for (const std::vector<int64_t>& units : grid_->units)
     places.push_back(product.index_select(2, model::IndexTensor(units, product.device())).sum(2, false, at::kDouble));
   const at::Tensor sum = places.empty() ? product.sum(2, true, at::kDouble) : at::stack(places, 2);
+  AddSum(site, layer, sum);
+}
+
+void NodeScores::AddEffects(model::Site site, int64_t layer, const at::Tensor& effects) {
+  AddSum(site, layer, effects.to(at::kDouble).unsqueeze(2));
+}
+
+void NodeScores::AddSum(model::Site site, int64_t layer, const at::Tensor& sum) {
   at::Tensor& total = sums_[{site, layer}];
   total = (total.defined() ? total + sum.to(at::kCPU) : sum.to(at::kCPU)).contiguous();
 }

@@ -179,6 +179,8 @@ std::string HashOf(const attribution::AttributionPlan& plan) {
   out.Text(HashOf(plan.sweep));
   out.Number(static_cast<int64_t>(plan.method));
   out.Number(plan.steps);
+  for (const uint64_t number : {uint64_t{plan.verify.top}, uint64_t{plan.verify.random}, plan.verify.seed})
+    out.Number(static_cast<int64_t>(number));
   return out.Digest();
 }
 

@@ -1,7 +1,7 @@
 #include "model/forward.h"
 
 #include "model/attention.h"
-#include "model/line_kernels.h"
+#include "model/line_gradients.h"
 #include "model/norm.h"
 
 namespace fluoroscope::model {
@@ -117,7 +117,13 @@ at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mi
     const at::Tensor gate = Visit(hooks, Site::kMlpPre, layer, rows, both.narrow(1, 0, arch.d_mlp));
     const at::Tensor up = Visit(hooks, Site::kMlpPreLinear, layer, rows, both.narrow(1, arch.d_mlp, arch.d_mlp));
     const bool in_lines = arch.activation == Activation::kSilu && HasLineKernels(gate) && HasLineKernels(up);
-    post = in_lines ? GateLines(gate, up) : Activate(arch.activation, gate).mul_(up);
+    const bool is_read = hooks.Wants(Site::kMlpPre, layer) || hooks.Wants(Site::kMlpPreLinear, layer);
+    if (in_lines && !IsRecorded(both))
+      post = GateLines(gate, up);
+    else if (in_lines && !is_read)
+      post = GateLinesWithGradient(both);
+    else
+      post = Activate(arch.activation, gate).mul_(up);
   } else {
     post = Activate(arch.activation, Visit(hooks, Site::kMlpPre, layer, rows, block.mlp_in.Apply(x)));
   }

@@ -1,7 +1,6 @@
 #include "model/line_kernels.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/GradMode.h>
 
 #include <cmath>
 
@@ -77,8 +76,7 @@ FS_AVX512 void GateLine(const float* gate, const float* up, int64_t n, float* ou
 }  // namespace
 
 bool HasLineKernels(const at::Tensor& x) {
-  return HasAvx512() && x.device().is_cpu() && x.scalar_type() == at::kFloat && x.dim() >= 2 && x.stride(-1) == 1 &&
-         !(c10::GradMode::is_enabled() && x.requires_grad());
+  return HasAvx512() && x.device().is_cpu() && x.scalar_type() == at::kFloat && x.dim() >= 2 && x.stride(-1) == 1;
 }
 
 LineStatistics StatisticsOf(const at::Tensor& x, bool centred, double eps) {

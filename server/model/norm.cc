@@ -1,19 +1,20 @@
 #include "model/norm.h"
 
-#include "model/line_kernels.h"
+#include "model/line_gradients.h"
 
 namespace fluoroscope::model {
 
 at::Tensor ApplyNorm(const Model& model, const NormWeights& weights, const at::Tensor& x, Site scale_site, Site normalized_site,
                      int64_t layer, const PackedRows& rows, SiteHooks& hooks) {
   const bool centred = model.arch.norm == Norm::kLayer;
-  const bool in_lines = HasLineKernels(x) && weights.weight.scalar_type() == at::kFloat;
+  const bool is_read = hooks.Wants(scale_site, layer) || hooks.Wants(normalized_site, layer), recorded = IsRecorded(x);
+  const bool in_lines = HasLineKernels(x) && weights.weight.scalar_type() == at::kFloat && !(is_read && recorded);
   LineStatistics statistics;
   at::Tensor wide;
+  if (in_lines && recorded) return NormalizeLinesWithGradient(x, centred, model.arch.norm_eps, weights.weight, weights.bias);
   if (in_lines) {
     statistics = StatisticsOf(x, centred, model.arch.norm_eps);
-    if (!hooks.Wants(scale_site, layer) && !hooks.Wants(normalized_site, layer))
-      return NormalizeLines(x, statistics, weights.weight, weights.bias);
+    if (!is_read) return NormalizeLines(x, statistics, weights.weight, weights.bias);
     wide = x;
   } else {
     // Statistics in float32 whatever the model's dtype: the mean of squares of a large residual overflows float16.

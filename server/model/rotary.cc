@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "model/line_kernels.h"
+#include "model/line_gradients.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -41,7 +41,8 @@ std::pair<at::Tensor, at::Tensor> RotaryTables(const Architecture& arch, at::Sca
 }
 
 at::Tensor Rotate(const at::Tensor& x, const Angles& angles) {
-  if (HasLineKernels(x) && angles.cos.scalar_type() == at::kFloat) return RotateLines(x, angles);
+  if (HasLineKernels(x) && angles.cos.scalar_type() == at::kFloat)
+    return IsRecorded(x) ? RotateLinesWithGradient(x, angles) : RotateLines(x, angles);
   const int64_t half = x.size(-1) / 2;
   const at::Tensor first = x.narrow(-1, 0, half);
   const at::Tensor second = x.narrow(-1, half, half);

@@ -97,7 +97,7 @@ void Outputs(const Operands& p, int64_t rows, int64_t begin, int64_t end) {
 bool IsShort(const at::Tensor& x, const at::Tensor& weight) {
   static const bool has_avx512 = __builtin_cpu_supports("avx512f");
   return has_avx512 && x.device().is_cpu() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat && x.dim() == 2 &&
-         x.size(0) <= kMaxRows && weight.is_contiguous() && !(c10::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad()));
+         x.size(0) <= kMaxRows && weight.is_contiguous() && !(c10::GradMode::is_enabled() && weight.requires_grad());
 }
 
 at::Tensor ShortLinear(const at::Tensor& x, const at::Tensor& weight) {

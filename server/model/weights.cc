@@ -2,7 +2,9 @@
 
 #include <unordered_set>
 
+#include "model/line_gradients.h"
 #include "model/short_linear.h"
+#include "model/short_linear_gradient.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -27,7 +29,7 @@ int64_t Sum(const Weights& w, int64_t (*size)(const at::Tensor&)) {
 // A slice of a matrix's rows is a matrix of its own.
 at::Tensor Product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!IsShort(x, weight)) return at::linear(x, weight, bias);
-  at::Tensor y = ShortLinear(x, weight);
+  at::Tensor y = IsRecorded(x) ? ShortLinearWithGradient(x, weight) : ShortLinear(x, weight);
   return bias.defined() ? y.add_(bias) : y;
 }
 

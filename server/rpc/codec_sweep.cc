@@ -18,6 +18,7 @@ constexpr int kMaxSites = 64;
 constexpr size_t kMaxGroupName = 256;
 constexpr int kMaxReferences = 256;
 constexpr uint32_t kMaxSteps = 256;
+constexpr uint32_t kMaxVerified = 4096;
 
 absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
   switch (axis) {
@@ -156,10 +157,23 @@ void Encode(const api::SweepReference& reference, pb::SweepReply& reply) {
   reply.mutable_reference()->set_source(Bytes(reference.source));
 }
 
-void Encode(const api::SweepCells& cells, pb::SweepReply& reply) {
-  reply.mutable_cells()->set_pair(cells.pair);
-  reply.mutable_cells()->set_cells(Bytes(cells.cells));
-  reply.mutable_cells()->set_values(Bytes(cells.values));
+void Encode(const api::SweepCells& cells, pb::SweepCells& out) {
+  out.set_pair(cells.pair);
+  out.set_cells(Bytes(cells.cells));
+  out.set_values(Bytes(cells.values));
+}
+void Encode(const api::SweepCells& cells, pb::SweepReply& reply) { Encode(cells, *reply.mutable_cells()); }
+void Encode(const api::ExactCells& exact, pb::SweepReply& reply) { Encode(exact.cells, *reply.mutable_exact()); }
+
+void Encode(const api::AttributionCheck& check, pb::SweepReply& reply) {
+  pb::AttributionCheck* out = reply.mutable_check();
+  for (uint32_t cell : check.cells) out->add_cells(cell);
+  for (const api::AttributionCheck::OfMetric& metric : check.metrics) {
+    pb::MetricCheck* added = out->add_metrics();
+    if (metric.spearman) added->set_spearman(*metric.spearman);
+    added->set_precision(metric.precision);
+    added->set_top(metric.top);
+  }
 }
 
 void Encode(const api::SweepSummary& summary, pb::SweepReply& reply) {
@@ -169,6 +183,21 @@ void Encode(const api::SweepSummary& summary, pb::SweepReply& reply) {
   out->set_run_ms(summary.run_ms);
   out->set_tokens(summary.tokens);
   out->set_peak_bytes(summary.peak_bytes);
+}
+
+api::AttributionMethod DecodeMethod(pb::AttributionMethod method) {
+  switch (method) {
+    case pb::ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT:
+      return api::AttributionMethod::kGradientTimesInput;
+    case pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS:
+      return api::AttributionMethod::kIntegratedGradients;
+    case pb::ATTRIBUTION_METHOD_QK_FIX:
+      return api::AttributionMethod::kQkFix;
+    case pb::ATTRIBUTION_METHOD_ATP_STAR:
+      return api::AttributionMethod::kAtpStar;
+    default:
+      return api::AttributionMethod::kAttributionPatching;  // absent; the strict check refused 0
+  }
 }
 
 }  // namespace
@@ -203,10 +232,17 @@ absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeReque
   api::AttributionRequest out;
   if (!request.has_grid()) return InvalidAt({&root, "grid"}, "is missing: it says which nodes get scores");
   FS_ASSIGN_OR_RETURN(out.grid, DecodeSweep(request.grid(), limits));
-  if (request.method() == pb::ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT) out.method = api::AttributionMethod::kGradientTimesInput;
-  if (request.method() == pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS) out.method = api::AttributionMethod::kIntegratedGradients;
+  out.method = DecodeMethod(request.method());
   if (request.steps() > kMaxSteps) return InvalidAt({&root, "steps"}, "is ", request.steps(), "; 1 to ", kMaxSteps, " are allowed");
   if (request.steps() > 0) out.steps = request.steps();
+  if (!request.has_verify()) return out;
+  const pb::AttributionVerify& verify = request.verify();
+  const FieldPath at{&root, "verify"};
+  if (verify.top() + static_cast<uint64_t>(verify.random()) == 0)
+    return InvalidAt(at, "has neither top nor random: give one, or leave it away");
+  if (verify.top() > kMaxVerified) return InvalidAt({&at, "top"}, "is ", verify.top(), "; at most ", kMaxVerified, " are allowed");
+  if (verify.random() > kMaxVerified) return InvalidAt({&at, "random"}, "is ", verify.random(), "; at most ", kMaxVerified, " are allowed");
+  out.verify = {verify.top(), verify.random(), verify.seed()};
   return out;
 }
 

@@ -73,6 +73,8 @@ void GradientRun::Forward() {
 void GradientRun::StartBackward(at::Tensor gradient, bool last) {
   last_ = last;
   gradients_.clear();
+  complete_.clear();
+  behind_.assign(static_cast<size_t>(model_.arch.layers), {});
   const c10::InferenceMode inference(false);
   x_ = Differentiate(blocks_.back(), model_.arch.layers, gradient.clone());
   layer_ = model_.arch.layers;
@@ -82,11 +84,25 @@ bool GradientRun::StepBackward() {
   const c10::InferenceMode inference(false);
   --layer_;
   Block& block = blocks_[static_cast<size_t>(layer_)];
+  if (complete_.empty()) behind_[static_cast<size_t>(layer_)] = x_;
   x_ = Differentiate(block, layer_, x_);
   if (last_) {  // what holds the graph of this block
     block = {};
     for (auto& [place, value] : recorder_->seen)
       if (place.second == layer_) value = value.detach();
+  }
+  return layer_ > 0;
+}
+
+bool GradientRun::StartWithout(int64_t layer) {
+  if (complete_.empty()) complete_ = gradients_;
+  gradients_ = complete_;
+  layer_ = layer;
+  x_ = behind_[static_cast<size_t>(layer)];
+  for (auto& [place, gradient] : gradients_) {
+    if (place.second != layer) continue;
+    const bool is_residual = place.first == Site::kResidPre || place.first == Site::kResidMid || place.first == Site::kResidPost;
+    gradient = is_residual ? x_ : at::zeros_like(gradient);
   }
   return layer_ > 0;
 }

@@ -36,10 +36,16 @@ class GradientRun {
   void StartBackward(at::Tensor gradient, bool last);
   // Differentiates one block. False when all are done.
   bool StepBackward();
+  // After a complete backward pass that was not the last: another one, as if the block `layer` added nothing to the residual and so let no
+  // gradient through but its input's own. Behind that block the gradients are the complete pass's. Returns whether there are blocks to
+  // step.
+  bool StartWithout(int64_t layer);
 
   // In the site's own shape without a batch axis. Gradients are those of the last backward pass, 0 where the scalar does not depend on it.
   at::Tensor Value(model::Site site, int64_t layer) const;
   at::Tensor Gradient(model::Site site, int64_t layer) const;
+
+  const model::Angles& angles() const { return angles_; }  // of the positions; once the pass has begun
 
  private:
   class Recorder;
@@ -47,6 +53,7 @@ class GradientRun {
     at::Tensor in, out;
   };
   using Place = std::pair<model::Site, int64_t>;
+  using Gradients = std::map<Place, at::Tensor>;
 
   void Forward();
   at::Tensor Differentiate(const Block& block, int64_t layer, const at::Tensor& gradient);
@@ -61,7 +68,9 @@ class GradientRun {
   std::vector<Block> blocks_;  // of all layers, then the final norm
   int64_t layer_ = 0;
   bool last_ = false;
-  std::map<Place, at::Tensor> gradients_;
+  Gradients gradients_;
+  Gradients complete_;              // of the complete pass, while passes without a block are made
+  std::vector<at::Tensor> behind_;  // by block: the complete pass's gradient in its output
 };
 
 // Upper bound of what the graph of one prompt of this length takes, in bytes.

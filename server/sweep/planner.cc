@@ -64,14 +64,14 @@ class PiecePlanner {
   Piece Plan(size_t begin) {
     for (const std::vector<int64_t>& ids : sweep_.references)
       references_.push_back(NewRow({Piece::Row::Is::kLender, 0, 0}, ids, first_wave_).index);
-    const size_t cells = sweep_.grid.cells();
+    const size_t cells = sweep_.cells_per_pair();
     size_t at = begin, ids = 0, pairs = 0;
     while (at < sweep_.cells() && piece_.plan.rows.size() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
       const uint32_t pair = static_cast<uint32_t>(at / cells);
       Begin(pair);
       ++pairs;
       for (; at < (pair + 1) * cells && piece_.plan.rows.size() < kMaxRows && ids < kMaxIds; ++at) {
-        Add(pair, static_cast<uint32_t>(at % cells));
+        Add(pair, sweep_.chosen.empty() ? static_cast<uint32_t>(at % cells) : sweep_.chosen[at % cells]);
         ids += sweep_.pairs[pair].base_ids.size();
       }
     }
@@ -223,7 +223,7 @@ api::SweepCost CostOf(const SweepPlan& sweep) {
     forward.Finish();
     base_flops += run::CostOf(forward).flops;
   }
-  cost.forwards_flops = base_flops * static_cast<double>(sweep.grid.cells());
+  cost.forwards_flops = base_flops * static_cast<double>(sweep.cells_per_pair());
   return cost;
 }
 

@@ -28,9 +28,11 @@ struct SweepPlan {
   api::SweepCell cell = api::SweepCell::kPatch;
   std::vector<Pair> pairs;
   std::vector<std::vector<int64_t>> references = {};  // kMean: prompts over whose positions the mean is taken
+  std::vector<uint32_t> chosen = {};                  // only these cells of every pair, ascending; empty: all
 
+  size_t cells_per_pair() const { return chosen.empty() ? grid.cells() : chosen.size(); }
   // The work of all pairs in one line: pair 0's cells, then pair 1's.
-  size_t cells() const { return pairs.size() * grid.cells(); }
+  size_t cells() const { return pairs.size() * cells_per_pair(); }
 };
 
 // A part of the work, small enough to be planned and kept in memory at once.

@@ -7,6 +7,7 @@ import itertools
 import fluoroscope as fs
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from .reference import Weights, trace, weights_of
@@ -175,3 +176,127 @@ def test_every_differentiable_metric_and_several_pairs(client, exact):
         model.attribute(SOURCE, BASE[:-1], "attn_out", ("layer",), METRIC, method="ig", source_positions=[0] * 7)
     with pytest.raises(fs.InvalidArgumentError, match="kind"):
         model.attribute(SOURCE, BASE, "attn_out", ("layer",), METRIC, kind="mean")
+
+
+def pattern_change(w: Weights, sites: dict, layer: int, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """[heads, queries, keys]: the pattern made from these (rotated) queries and keys minus the run's own."""
+    heads, kv = q.shape[1], k.shape[1]
+    keys = k.repeat_interleave(heads // kv, 1)
+    scores = torch.einsum("qhd,khd->hqk", q, keys) / q.shape[-1] ** 0.5
+    hidden = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+    return scores.masked_fill(hidden, -torch.inf).softmax(-1) - sites[f"blocks.{layer}.attn.hook_pattern"]
+
+
+def slow_qk(w: Weights, side: str, base: dict, source: dict | None, grads: dict) -> np.ndarray:
+    """[layer, position, head]: one query or key at a time is changed, and its pattern made again."""
+    rot = "rot_" if "blocks.0.attn.hook_rot_q" in base else ""
+    out = []
+    for layer in range(len(w.layers)):
+        at = f"blocks.{layer}.attn.hook_{rot}"
+        q, k, g = base[at + "q"], base[at + "k"], grads[f"blocks.{layer}.attn.hook_pattern"]
+        own = q if side == "q" else k
+        new = torch.zeros_like(own) if source is None else source[at + side]
+        effects = torch.zeros(own.shape[:2], dtype=own.dtype)
+        for place in itertools.product(*map(range, own.shape[:2])):
+            changed = own.clone()
+            changed[place] = new[place]
+            pair = (changed, k) if side == "q" else (q, changed)
+            effects[place] = (pattern_change(w, base, layer, *pair) * g).sum()
+        out.append(effects.numpy())
+    return np.array(out)
+
+
+def gradients_without(w: Weights, layer: int) -> dict:
+    """As `gradients` of `difference` at the base run, with what this layer adds to the residual held constant."""
+
+    def keep(name: str, value: torch.Tensor) -> torch.Tensor:
+        if name == "blocks.0.hook_resid_pre":
+            value = value.detach().clone().requires_grad_()
+        elif name in (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"):
+            value = value.detach()
+        elif name.startswith("blocks") and not name.endswith(("_input", "attn_in")):
+            value = value * 1
+        if value.requires_grad:
+            value.retain_grad()
+        return value
+
+    with torch.enable_grad():
+        out = trace.__wrapped__(w, BASE, keep)
+        difference(out.logits).backward()
+    return {name: torch.zeros_like(v) if v.grad is None else v.grad for name, v in out.sites.items() if name.startswith("blocks")}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("side", ["q", "k"])
+def test_the_qk_fix(client, exact, name, side):
+    w, model = exact(name), client.model(name)
+    base, grads, _ = gradients(w, BASE, difference)
+    source = trace(w, SOURCE).sites
+    expected = slow_qk(w, side, base, source, grads)
+    got = model.attribute(SOURCE, BASE, side, ("layer", "position", "head"), METRIC, method="qk_fix")
+    assert "QK fix" in got.convention
+    assert_scores(got.scores, expected, f"{name} {side}")
+    if "blocks.0.attn.hook_rot_q" in base:
+        turned = model.attribute(SOURCE, BASE, f"attn.hook_rot_{side}", ("layer", "position", "head"), METRIC, method="qk_fix")
+        assert_scores(turned.scores, expected, f"{name} rot_{side}")
+    zero = model.attribute(SOURCE, BASE, side, ("layer", "position", "head"), METRIC, method="qk_fix", kind="zero")
+    assert_scores(zero.scores, slow_qk(w, side, base, None, grads), f"{name} {side} zero")
+    # Other sites have no fix, and a unit axis has no meaning here.
+    plain = model.attribute(SOURCE, BASE, "z", ("layer", "head"), METRIC)
+    assert np.array_equal(model.attribute(SOURCE, BASE, "z", ("layer", "head"), METRIC, method="qk_fix").scores, plain.scores)
+    with pytest.raises(fs.InvalidArgumentError, match="whole queries and keys"):
+        model.attribute(SOURCE, BASE, side, ("layer", "unit"), METRIC, method="qk_fix", unit_block=4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_atp_star(client, exact, name):
+    w, model = exact(name), client.model(name)
+    base, _, _ = gradients(w, BASE, difference)
+    source = trace(w, SOURCE).sites
+    dropped = [gradients_without(w, layer) for layer in range(len(w.layers))]
+    change = {at: source[at] - base[at] for at in dropped[0]}
+    others = len(w.layers) - 1
+    for site in ("hook_resid_pre", "hook_mlp_out", "hook_resid_mid"):
+        by_drop = np.array([[p.sum((1, 2)) for p in products(w, site, change, [g])] for g in dropped])
+        got = model.attribute(SOURCE, BASE, site, ("layer", "position"), METRIC, method="atp*")
+        assert_scores(got.scores, np.abs(by_drop).sum(0) / others, f"{name} {site}")
+    by_drop = np.array([[p.sum(2) for p in products(w, "attn.hook_z", change, [g])] for g in dropped])
+    got = model.attribute(SOURCE, BASE, "z", ("layer", "position", "head"), [METRIC, fs.metrics.logits(3)], method="atp*")
+    assert_scores(got.scores, np.abs(by_drop).sum(0) / others, f"{name} z")
+    keys = np.array([slow_qk(w, "k", base, source, g) for g in dropped])
+    got = model.attribute(SOURCE, BASE, "k", ("layer", "position", "head"), METRIC, method="atp*")
+    assert "AtP*" in got.convention
+    assert_scores(got.scores, np.abs(keys).sum(0) / others, f"{name} k")
+
+
+@pytest.mark.parametrize("method", ["atp", "atp*"])
+def test_verify(client, method):
+    model = client.model("gqa-tied-sharded")
+    second = fs.metrics.logprob(RIGHT)
+    pairs = [(SOURCE, BASE), (SOURCE[::-1], BASE[::-1])]
+    clean, corrupt = [a for a, _ in pairs], [b for _, b in pairs]
+    over = ("layer", "head", "position")
+    got = model.attribute(clean, corrupt, "z", over, [METRIC, second], method=method, verify=(6, 9), seed=3)
+    sweep = model.sweep(clean, corrupt, "z", over, [METRIC, second])
+    for metric in (METRIC, second):
+        estimates, exact, check = got[metric].scores.ravel(), sweep[metric].scores.ravel(), got[metric].check
+        chosen = check.cells
+        assert set(np.argsort(-np.abs(estimates), kind="stable")[:6]) <= set(chosen)
+        assert 6 + 9 <= len(chosen) <= 2 * 6 + 9
+        assert np.isnan(check.exact.ravel()[np.setdiff1d(np.arange(exact.size), chosen)]).all()
+        assert np.abs(check.exact.ravel()[chosen] - exact[chosen]).max() < 1e-5
+        signed = np.abs(check.exact.ravel()[chosen]) if method == "atp*" else check.exact.ravel()[chosen]
+        assert check.spearman == pytest.approx(scipy.stats.spearmanr(estimates[chosen], signed).statistic, abs=1e-9)
+        truly = chosen[np.argsort(-np.abs(check.exact.ravel()[chosen]), kind="stable")[:6]]
+        best = chosen[np.argsort(-np.abs(estimates[chosen]), kind="stable")[:6]]
+        assert check.precision == pytest.approx(len(set(truly) & set(best)) / 6)
+        assert "Spearman" in repr(got[metric])
+    again = model.attribute(clean, corrupt, "z", over, [METRIC, second], method=method, verify=(6, 9), seed=4)
+    assert set(again.check.cells) != set(got.check.cells)
+    # More than there are: all of them.
+    every = model.attribute(SOURCE, BASE, "resid_pre", ("layer",), METRIC, method=method, verify=50)
+    assert list(every.check.cells) == list(range(every.scores.size))
+    assert every.check.top == every.scores.size and every.check.precision == 1
+    assert model.attribute(SOURCE, BASE, "resid_pre", ("layer",), METRIC).check is None
+    with pytest.raises(fs.InvalidArgumentError, match="verify.top is 5000; at most 4096"):
+        model.attribute(SOURCE, BASE, "resid_pre", ("layer",), METRIC, verify=5000)

@@ -51,6 +51,8 @@ ATTRIBUTION_METHODS = {
     "atp": attribution_pb2.ATTRIBUTION_METHOD_ATTRIBUTION_PATCHING,
     "ig": attribution_pb2.ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS,
     "grad_x_input": attribution_pb2.ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT,
+    "qk_fix": attribution_pb2.ATTRIBUTION_METHOD_QK_FIX,
+    "atp*": attribution_pb2.ATTRIBUTION_METHOD_ATP_STAR,
 }
 
 
@@ -436,6 +438,7 @@ class Model:
         *,
         method: str = "atp",
         steps: int = 8,
+        verify: int | tuple[int, int] = 0,
         timeout: float | None = None,
         **options: Any,
     ) -> SweepResult:
@@ -444,7 +447,10 @@ class Model:
         Args:
           clean, corrupt, site, over, metric: as in `sweep`.
           method: "atp" (attribution patching: (a_source - a_base) * dm/da at the base run); "ig" (the same with the mean gradient over `steps` runs on the way
-            from the base prompt's first residual to the source's); "grad_x_input" (a_base * dm/da).
+            from the base prompt's first residual to the source's); "grad_x_input" (a_base * dm/da); "qk_fix" (as "atp", but a query or key acts through the softmax exactly); "atp*" (AtP* of
+            arXiv:2403.00745: the QK fix, and the mean size over backward passes that each leave one layer out; scores have no sign).
+          verify: run the `verify` cells with the largest estimates and as many others, drawn at random, exactly too; a pair gives both numbers. The
+            result's `check` then says how good the estimates are.
           options: the other arguments of `sweep`; `kind` is "patch" or "zero".
 
         Returns:
@@ -459,6 +465,9 @@ class Model:
         _check_options("attribute", options)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
+        top, random = (verify, verify) if isinstance(verify, int) else verify
+        if top or random:
+            request.verify.top, request.verify.random, request.verify.seed = top, random, plan.request.seed
         return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
 
     def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:

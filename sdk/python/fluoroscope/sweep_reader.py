@@ -13,7 +13,7 @@ from fluoroscope.errors import DataLossError, FluoroscopeWarning
 from fluoroscope.metrics import Metric
 from fluoroscope.results import Provenance, Timing
 from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
-from fluoroscope.sweep_result import Axis, SweepEstimate, SweepResult
+from fluoroscope.sweep_result import AttributionCheck, Axis, SweepEstimate, SweepResult
 
 
 def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None) -> SweepResult:
@@ -42,9 +42,11 @@ def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None
     if header.convention:  # an attribution: scores are changes
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"{title}, estimated by {header.convention.partition(':')[0]}"
+    shape = tuple(len(axis) for axis in axes)
     return SweepResult(
         axes, index, per_pair, reader.base, reader.source, SweepEstimate.of(header.estimate), Provenance.of(header.provenance),
         Timing(summary.queue_ms, summary.run_ms, summary.tokens, summary.peak_bytes), tuple(summary.warnings), title, header.convention,
+        [reader.check(metric, shape) for metric in range(len(header.metrics))] if reader.has_check else (),
     )
 
 
@@ -73,6 +75,7 @@ class _Reader:
         self.header: patching_pb2.SweepHeader | None = None
         self.summary: patching_pb2.SweepSummary | None = None
         self.done = 0
+        self._check: patching_pb2.AttributionCheck | None = None
 
     def feed(self, message: bytes) -> int:
         """How many cells this message brought."""
@@ -87,6 +90,11 @@ class _Reader:
                 self.source[reply.reference.pair] = np.frombuffer(reply.reference.source, "<f8")
             case "cells":
                 return self._take(reply.cells)
+            case "exact":
+                index, values = self._parse(reply.exact)
+                self.exact[reply.exact.pair, index] = values
+            case "check":
+                self._check = reply.check
             case _:
                 pass  # a part that a newer server adds and this package does not know
         return 0
@@ -104,20 +112,37 @@ class _Reader:
         self.values = np.full((pairs, cells, metrics), np.nan)
         self.base, self.source = np.full((pairs, metrics), np.nan), np.full((pairs, metrics), np.nan)
         self._seen = np.zeros((pairs, cells), bool)
+        self.exact = np.full_like(self.values, np.nan)
 
     def _take(self, cells: patching_pb2.SweepCells) -> int:
+        index, values = self._parse(cells)
+        if self._seen[cells.pair, index].any():
+            raise DataLossError("a cell came twice")
+        self._seen[cells.pair, index] = True
+        self.values[cells.pair, index] = values
+        self.done += len(index)
+        return len(index)
+
+    def _parse(self, cells: patching_pb2.SweepCells) -> tuple[np.ndarray, np.ndarray]:
         if self.header is None:
             raise DataLossError("cells came before the header")
         index = np.frombuffer(cells.cells, "<u4")
         values = np.frombuffer(cells.values, "<f8")
         if cells.pair >= len(self.values) or (len(index) and index.max() >= self.values.shape[1]) or values.size != index.size * self.values.shape[2]:
             raise DataLossError("a message has cells that the header does not know")
-        if self._seen[cells.pair, index].any():
-            raise DataLossError("a cell came twice")
-        self._seen[cells.pair, index] = True
-        self.values[cells.pair, index] = values.reshape(len(index), -1)
-        self.done += len(index)
-        return len(index)
+        return index, values.reshape(len(index), -1)
+
+    @property
+    def has_check(self) -> bool:
+        return self._check is not None
+
+    def check(self, metric: int, shape: tuple[int, ...]) -> AttributionCheck:
+        """Of one metric; `shape` is the grid's."""
+        found = cast(patching_pb2.AttributionCheck, self._check)
+        of_metric = found.metrics[metric]
+        exact = (self.exact[:, :, metric] - self.base[:, None, metric]).mean(0).reshape(shape)
+        spearman = of_metric.spearman if of_metric.HasField("spearman") else float("nan")
+        return AttributionCheck(np.array(found.cells, np.int64), exact, spearman, of_metric.precision, of_metric.top)
 
 
 def _progress_bar(total: int, shown: bool | None) -> Any:

@@ -67,6 +67,28 @@ class Axis:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class AttributionCheck:
+    """Estimates beside what the cells really do, both as changes from the base run, means over pairs.
+
+    Attributes:
+      cells: flat indices (as `ravel()` of a result's `values` counts) of the cells that were run, ascending.
+      exact: float64, in the shape of `scores`: the exact changes; NaN where the cell was not run.
+      spearman: the rank correlation over these cells; of sizes where estimates have no sign. NaN where it is not defined.
+      precision: the share of the `top` cells by estimated size that are among the `top` of these cells by exact size.
+      top: how many of the largest estimates were run.
+    """
+
+    cells: np.ndarray
+    exact: np.ndarray
+    spearman: float
+    precision: float
+    top: int
+
+    def __repr__(self) -> str:
+        return f"AttributionCheck: {len(self.cells)} cells run; Spearman {self.spearman:.3f}, precision at {self.top}: {self.precision:.2f}"
+
+
 class SweepResult:
     """The cells of a sweep. Indexed by a metric (or its name) it is that metric's part.
 
@@ -78,6 +100,7 @@ class SweepResult:
       metric: the name of the metric that `values` are of; the first one, until the result is indexed by another.
       estimate: what was run and what was not.
       convention: of attributions: how the scores are to be read; "" for sweeps.
+      check: of attributions with `verify`: estimates beside exact values; else None.
       provenance, timing, warnings: as in other results.
     """
 
@@ -94,6 +117,7 @@ class SweepResult:
         warnings: tuple[str, ...],
         title: str,
         convention: str = "",
+        checks: Sequence[AttributionCheck] = (),
         chosen: int = 0,
     ) -> None:
         self.axes = tuple(axes)
@@ -103,6 +127,7 @@ class SweepResult:
         self.values = self.per_pair.mean(0)
         self._all = (metrics, per_pair, base, source)
         self._title, self.convention = title, convention
+        self._checks, self.check = checks, checks[chosen] if checks else None
 
     def __getitem__(self, metric: Metric | str) -> SweepResult:
         metrics, per_pair, base, source = self._all
@@ -110,7 +135,7 @@ class SweepResult:
             raise KeyError(f"{metric!r} is not one of the sweep's metrics: {', '.join(repr(m) for m in metrics if isinstance(m, str))}")
         return SweepResult(
             self.axes, metrics, per_pair, base, source, self.estimate, self.provenance, self.timing, self.warnings, self._title, self.convention,
-            metrics[metric],
+            self._checks, metrics[metric],
         )
 
     @property
@@ -174,7 +199,10 @@ class SweepResult:
         ]
         lines += [f"  {value:+8.3f}  " + ", ".join(f"{axis.name} {label}" for axis, label in zip(self.axes, labels, strict=True))
                   for labels, value in self.top(3)]
-        lines.append(f"  {self.estimate.cells:,} cells in {self.timing.run_ms / 1000:.2f} s, {self.estimate.saved:,.0f} times less work than a forward per cell")
+        saved = "" if self.convention else f", {self.estimate.saved:,.0f} times less work than a forward per cell"
+        lines.append(f"  {self.estimate.cells:,} cells in {self.timing.run_ms / 1000:.2f} s{saved}")
+        if self.check is not None:
+            lines.append(f"  {self.check!r}")
         return "\n".join(lines)
 
 

@@ -1,6 +1,10 @@
 #include "model/short_linear.h"
 
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "model/short_linear_gradient.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -29,12 +33,40 @@ TEST(ShortLinearTest, ARowDoesNotDependOnTheOthers) {
     EXPECT_TRUE(at::equal(ShortLinear(x.narrow(0, 20 - rows, rows), weight), all.narrow(0, 20 - rows, rows)));
 }
 
+TEST(ShortLinearTest, ItsGradientEqualsTheTransposedProductInFloat64) {
+  at::manual_seed(4);
+  for (const int64_t in : {1, 15, 16, 47, 48, 49, 100, 576})
+    for (const int64_t out : {1, 2, 95, 96, 97, 301})
+      for (const int64_t rows : {1, 2, 7, 8, 9, 14, 31, 48}) {
+        const at::Tensor gradient = at::randn({rows, out}), weight = at::randn({out, in});
+        if (!IsShort(at::empty({rows, in}), weight)) GTEST_SKIP() << "this processor has no AVX-512";
+        const at::Tensor exact = at::matmul(gradient.to(at::kDouble), weight.to(at::kDouble));
+        const at::Tensor size = at::matmul(gradient.abs(), weight.abs()).to(at::kDouble);
+        EXPECT_LT(((ShortLinearGradient(gradient, weight).to(at::kDouble) - exact).abs() / size).max().item<double>(), 2e-6)
+            << rows << "x" << out << "x" << in;
+      }
+}
+
+TEST(ShortLinearTest, AutogradGoesBackThroughIt) {
+  at::manual_seed(5);
+  const at::Tensor weight = at::randn({50, 33}), x = at::randn({9, 33}).set_requires_grad(true), seed = at::randn({9, 50});
+  if (!IsShort(x, weight)) GTEST_SKIP() << "this processor has no AVX-512";
+  const c10::AutoGradMode gradients(true);
+  const at::Tensor y = ShortLinearWithGradient(x * 2, weight);
+  EXPECT_TRUE(at::equal(y.detach(), ShortLinear(x.detach() * 2, weight)));
+  // Twice: a graph that is kept may be gone through again.
+  for (const bool keep : {true, false}) {
+    const at::Tensor found = torch::autograd::grad({y}, {x}, {seed}, keep).front();
+    EXPECT_TRUE(at::allclose(found, 2 * at::matmul(seed, weight), 1e-5, 1e-5));
+  }
+}
+
 TEST(ShortLinearTest, LeavesOthersToTheLibrary) {
   const at::Tensor weight = at::randn({8, 4});
   EXPECT_FALSE(IsShort(at::randn({100, 4}), weight));
   EXPECT_FALSE(IsShort(at::randn({2, 4}).to(at::kBFloat16), weight.to(at::kBFloat16)));
   EXPECT_FALSE(IsShort(at::randn({2, 8}), weight.t()));
-  EXPECT_FALSE(IsShort(at::randn({2, 4}).set_requires_grad(true), weight));
+  EXPECT_FALSE(IsShort(at::randn({2, 4}), at::randn({8, 4}).set_requires_grad(true)));
   EXPECT_FALSE(IsShort(at::randn({2, 4}).to(at::kMeta), weight.to(at::kMeta)));
 }
 

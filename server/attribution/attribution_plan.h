@@ -1,0 +1,32 @@
+// What an attribution is to do, resolved.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "api/attribution.h"
+#include "sweep/planner.h"
+
+namespace fluoroscope::attribution {
+
+struct AttributionPlan {
+  sweep::SweepPlan sweep;  // what is estimated
+  api::AttributionMethod method = api::AttributionMethod::kAttributionPatching;
+  int64_t steps = 8;              // of kIntegratedGradients
+  api::AttributionVerify verify;  // which cells are also run
+
+  bool is_integrated() const { return method == api::AttributionMethod::kIntegratedGradients; }
+  bool fixes_attention() const { return method == api::AttributionMethod::kQkFix || method == api::AttributionMethod::kAtpStar; }
+};
+
+// How the scores are to be read: sign, where the gradient is taken, which steps.
+std::string ConventionOf(const AttributionPlan& plan);
+
+// Bytes for admission, and the floating-point operations; of the cells that are run, too.
+api::SweepCost CostOf(const AttributionPlan& plan);
+
+// Whether the QK fix has its own way to a site's effect: queries and keys, before and after their rotation.
+bool IsQuery(model::Site site);
+bool IsKey(model::Site site);
+
+}  // namespace fluoroscope::attribution
