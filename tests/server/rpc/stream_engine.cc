@@ -141,6 +141,7 @@ void StreamEngine::Forward(api::ForwardRequest request, api::CallContext call, s
     Run([this, sink] {
       sink->Push(api::ForwardHeader{});
       api::NamedTensor tensor;
+      tensor.name = "t0";  // the client may get it before the end overtakes it
       tensor.data = MakeTensor(1000);
       sink->Push(std::move(tensor));
       sink->Finish(absl::InternalError("it broke"));
