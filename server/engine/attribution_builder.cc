@@ -12,6 +12,8 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
   FS_ASSIGN_OR_RETURN(built.sweep, BuildSweep(model, request.grid, limits));
   if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
     return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");
+  if (!request.grid.corrupt_interventions.empty())
+    return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
   const bool integrated = request.method == api::AttributionMethod::kIntegratedGradients;
   for (size_t i = 0; i < built.sweep.plan.pairs.size(); ++i) {
     const sweep::Pair& pair = built.sweep.plan.pairs[i];
