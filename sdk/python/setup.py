@@ -34,7 +34,7 @@ def generate(target: Path) -> None:
     if protoc.main(command) != 0:
         raise RuntimeError("protoc failed: " + " ".join(command))
     for generated in (scratch / PACKAGE).iterdir():
-        text = re.sub(r"^from fluoroscope\.v1 import", "from fluoroscope._proto.v1 import", generated.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"^from fluoroscope\.v1(?=[ .])", "from fluoroscope._proto.v1", generated.read_text(), flags=re.MULTILINE)
         destination = out / "v1" / generated.name
         destination.parent.mkdir(exist_ok=True)
         destination.write_text(text)

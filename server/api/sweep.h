@@ -20,7 +20,7 @@ struct SweepPair {
 };
 
 enum class SweepDirection { kDenoise, kNoise };
-enum class SweepAxis { kSite, kLayer, kPosition, kHead, kUnit };
+enum class SweepAxis { kSite, kLayer, kPosition, kHead, kUnit, kReceiver, kSender };  // the last two: of path patching only
 enum class SweepCell { kPatch, kZero, kMean, kResample };
 
 // Positions that are changed together: one place on the position axis.
@@ -36,16 +36,18 @@ struct SweepRequest {
   SweepCell cell = SweepCell::kPatch;
   std::vector<std::string> sites;  // without the layer: "hook_resid_pre", "attn.hook_z"
   std::vector<SweepAxis> over;
-  std::vector<int32_t> layers;         // empty: all
-  std::vector<uint32_t> heads;         // empty: all
-  std::optional<Positions> positions;  // absent: all
-  std::vector<SweepGroup> groups;      // instead of positions
-  std::vector<uint32_t> units;         // empty: all
-  uint32_t unit_block = 1;             // adjacent units that are one place on their axis
-  std::vector<Prompt> references;      // of kMean and kResample; empty: the pairs' own source prompts
-  uint64_t seed = 0;                   // of kResample
-  uint32_t window = 1;                 // adjacent layers changed together
-  std::vector<Metric> metrics;         // `rows` are pairs; the same name may come several times for different pairs
+  std::vector<int32_t> layers;                      // empty: all
+  std::vector<uint32_t> heads;                      // empty: all
+  std::optional<Positions> positions;               // absent: all
+  std::vector<SweepGroup> groups;                   // instead of positions
+  std::vector<uint32_t> units;                      // empty: all
+  uint32_t unit_block = 1;                          // adjacent units that are one place on their axis
+  std::vector<Prompt> references;                   // of kMean and kResample; empty: the pairs' own source prompts
+  uint64_t seed = 0;                                // of kResample
+  uint32_t window = 1;                              // adjacent layers changed together
+  uint32_t window_before = 0;                       // so many of them in front of the cell's own
+  std::vector<Metric> metrics;                      // `rows` are pairs; the same name may come several times for different pairs
+  std::vector<Intervention> corrupt_interventions;  // of the corrupt prompts' own runs; rows are pairs
 };
 
 // One axis of the result, with what its places are called.
@@ -69,7 +71,7 @@ struct SweepHeader {
   std::vector<std::string> metrics;
   std::vector<SweepAxisInfo> axes;  // in the order of the result's axes
   SweepCost cost;
-  std::string convention;  // of attributions
+  std::string convention;  // of attributions and path patching
 };
 
 // Finished cells of one pair, with one value per metric each.

@@ -21,6 +21,8 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
     return absl::InvalidArgumentError(
         "grid.units: the QK fix is about whole queries and keys; leave units and the unit axis away at hook_q and hook_k, or use "
         "ATTRIBUTION_PATCHING");
+  if (!request.grid.corrupt_interventions.empty())
+    return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
   const bool integrated = request.method == api::AttributionMethod::kIntegratedGradients;
   for (size_t i = 0; i < built.sweep.plan.pairs.size(); ++i) {
     const sweep::Pair& pair = built.sweep.plan.pairs[i];

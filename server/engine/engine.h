@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "api/attribution.h"
 #include "api/call.h"
+#include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
 #include "api/sweep.h"
@@ -51,6 +52,10 @@ class Engine {
 
   virtual void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
   virtual void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) = 0;
+
+  // The sink gets a sweep's parts.
+  virtual void PathPatch(api::PathRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+  virtual void EstimatePathPatch(api::PathRequest request, api::CallContext call, Callback<api::SweepCost> done) = 0;
 
   // The sink gets a sweep's parts; the cells' values are scores.
   virtual void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;

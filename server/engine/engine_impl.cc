@@ -13,14 +13,15 @@
 #include "engine/attribution_builder.h"
 #include "engine/engine.h"
 #include "engine/identity_check.h"
+#include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
+#include "engine/path_builder.h"
 #include "engine/plan_builder.h"
 #include "engine/sweep_builder.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
 #include "obs/metrics.h"
-#include "obs/version.h"
 #include "run/forward_run.h"
 #include "sched/executor.h"
 #include "sweep/sweep_run.h"
@@ -139,12 +140,15 @@ class EngineImpl final : public Engine {
   }
 
   void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) override {
-    Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
-      FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-      FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(*model, request, config_.limits));
-      built.header.cost.budget_bytes = config_.memory_bytes;
-      return built.header.cost;
-    });
+    EstimateGrid(std::move(request), std::move(call), std::move(done), &BuildSweep);
+  }
+
+  void PathPatch(api::PathRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitPaths);
+  }
+
+  void EstimatePathPatch(api::PathRequest request, api::CallContext call, Callback<api::SweepCost> done) override {
+    EstimateGrid(std::move(request), std::move(call), std::move(done), &BuildPaths);
   }
 
   void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
@@ -172,23 +176,7 @@ class EngineImpl final : public Engine {
   }
 
   absl::Status Load(const config::ModelConfig& config, at::Device device) {
-    const auto start = std::chrono::steady_clock::now();
-    auto model = std::make_shared<LoadedModel>();
-    model->name = config.name;
-    model->device = config_.device;
-    absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
-    if (!weights.ok())
-      return absl::Status(weights.status().code(),
-                          "model '" + config.name + "' (" + config.path + "): " + std::string(weights.status().message()));
-    model->model = *std::move(weights);
-    absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
-    if (tokenizer.ok()) {
-      model->tokenizer = *std::move(tokenizer);
-    } else if (!absl::IsNotFound(tokenizer.status())) {
-      return absl::Status(tokenizer.status().code(), "model '" + config.name + "': " + std::string(tokenizer.status().message()));
-    }
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    metrics_.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
+    FS_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModel(config, config_.device, device, metrics_));
     models_.emplace(model->name, std::move(model));
     return absl::OkStatus();
   }
@@ -278,14 +266,36 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
+  template <typename Request, typename Build>
+  void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done, Build build) {
+    Prepare<api::SweepCost>(std::move(call), std::move(done),
+                            [this, build, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
+                              FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+                              FS_ASSIGN_OR_RETURN(auto built, build(*model, request, config_.limits));
+                              built.header.cost.budget_bytes = config_.memory_bytes;
+                              return built.header.cost;
+                            });
+  }
+
   absl::Status SubmitSweep(const api::SweepRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
                            std::chrono::steady_clock::time_point arrived) {
+    return SubmitGrid(request, call, sink, arrived, &BuildSweep);
+  }
+
+  absl::Status SubmitPaths(const api::PathRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
+                           std::chrono::steady_clock::time_point arrived) {
+    return SubmitGrid(request, call, sink, arrived, &BuildPaths);
+  }
+
+  template <typename Request, typename Build>
+  absl::Status SubmitGrid(const Request& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
+                          std::chrono::steady_clock::time_point arrived, Build build) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(*model, request, config_.limits));
-    Complete(built, *model);
+    FS_ASSIGN_OR_RETURN(auto built, build(*model, request, config_.limits));
+    Complete(built.header, built.hash, *model);
     const uint64_t peak_bytes = built.header.cost.peak_bytes;
-    Submit(std::make_shared<sweep::SweepRun>(std::move(built.plan), std::move(built.header), std::move(built.warnings), sink, metrics_,
-                                             arrived),
+    Submit(std::make_shared<sweep::SweepRun>(sweep::PiecesOf(std::move(built.plan)), std::move(built.header), std::move(built.warnings),
+                                             sink, metrics_, arrived),
            peak_bytes, call, sink);
     return absl::OkStatus();
   }
@@ -294,7 +304,7 @@ class EngineImpl final : public Engine {
                                  const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.grid.model));
     FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(*model, request, config_.limits));
-    Complete(built.sweep, *model);
+    Complete(built.sweep.header, built.sweep.hash, *model);
     const uint64_t peak_bytes = built.sweep.header.cost.peak_bytes;
     Submit(std::make_shared<attribution::AttributionRun>(std::move(built.plan), std::move(built.sweep.header),
                                                          std::move(built.sweep.warnings), sink, metrics_, arrived),
@@ -303,26 +313,14 @@ class EngineImpl final : public Engine {
   }
 
   // The part of a sweep's header that the server itself knows.
-  void Complete(BuiltSweep& built, const LoadedModel& model) const {
-    built.header.provenance = ProvenanceOf(model);
-    built.header.provenance.attention = "fused";
-    built.header.provenance.plan_sha256 = built.hash;
-    built.header.cost.budget_bytes = config_.memory_bytes;
+  void Complete(api::SweepHeader& header, const std::string& hash, const LoadedModel& model) const {
+    header.provenance = ProvenanceOf(model);
+    header.provenance.attention = "fused";
+    header.provenance.plan_sha256 = hash;
+    header.cost.budget_bytes = config_.memory_bytes;
   }
 
-  api::Provenance ProvenanceOf(const LoadedModel& model) const {
-    const api::ModelInfo info = model.Info();
-    api::Provenance provenance;
-    provenance.model = info.name;
-    provenance.revision = info.revision;
-    provenance.weights_sha256 = info.weights_sha256;
-    provenance.tokenizer_sha256 = info.tokenizer_sha256;
-    provenance.dtype = info.dtype;
-    provenance.device = info.device;
-    provenance.server_version = std::string(obs::Version());
-    provenance.threads = config_.threads;
-    return provenance;
-  }
+  api::Provenance ProvenanceOf(const LoadedModel& model) const { return engine::ProvenanceOf(model, config_.threads); }
 
   // Queues an identity check; `finished` hears its end on the executor's thread.
   absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, std::function<void(absl::Status)> finished) {

@@ -95,6 +95,38 @@ void Write(const std::vector<run::MetricPlan>& metrics, Canonical& out) {
   }
 }
 
+void Write(const std::vector<run::EditPlan>& edits, Canonical& out) {
+  out.Number(static_cast<int64_t>(edits.size()));
+  for (const run::EditPlan& edit : edits) {
+    out.Place(edit.place);
+    out.Number(static_cast<int64_t>(edit.edit.index()));
+    std::visit([&](const auto& kind) { WriteKind(kind, out); }, edit.edit);
+  }
+}
+
+void Write(const sweep::Pair& pair, Canonical& out) {
+  out.Numbers(pair.base_ids);
+  out.Numbers(pair.source_ids);
+  out.Numbers(pair.donor_ids);
+  out.Numbers(pair.source_of);
+  out.Number(static_cast<int64_t>(pair.groups.size()));
+  for (const std::vector<int64_t>& group : pair.groups) out.Numbers(group);
+  Write(pair.base_metrics, out);
+  Write(pair.source_metrics, out);
+  Write(pair.base_edits, out);
+  Write(pair.source_edits, out);
+}
+
+void Write(const sweep::PathEnd& end, Canonical& out) {
+  out.Number(static_cast<int64_t>(end.nodes.size()));
+  for (const sweep::PathNode& node : end.nodes) {
+    out.Number(static_cast<int64_t>(node.site));
+    out.Number(node.layer);
+    out.Numbers(node.heads);
+  }
+  for (const std::vector<int64_t>& positions : end.positions) out.Numbers(positions);
+}
+
 void Write(const run::RowPlan& row, Canonical& out) {
   out.Numbers(row.ids);
   out.Number(row.start.has_value());
@@ -120,12 +152,7 @@ void Write(const run::RowPlan& row, Canonical& out) {
     out.Number(keep.log_probabilities);
     out.Number(static_cast<int64_t>(keep.key));
   }
-  out.Number(static_cast<int64_t>(row.edits.size()));
-  for (const run::EditPlan& edit : row.edits) {
-    out.Place(edit.place);
-    out.Number(static_cast<int64_t>(edit.edit.index()));
-    std::visit([&](const auto& kind) { WriteKind(kind, out); }, edit.edit);
-  }
+  Write(row.edits, out);
   out.Number(row.logits.has_value());
   if (row.logits) {
     out.Numbers(row.logits->positions);
@@ -158,19 +185,24 @@ std::string HashOf(const sweep::SweepPlan& plan) {
   out.Number(static_cast<int64_t>(grid.units.size()));
   for (const std::vector<int64_t>& units : grid.units) out.Numbers(units);
   out.Number(grid.window);
+  out.Number(grid.window_before);
   out.Number(static_cast<int64_t>(plan.references.size()));
   for (const std::vector<int64_t>& ids : plan.references) out.Numbers(ids);
   out.Number(static_cast<int64_t>(plan.pairs.size()));
-  for (const sweep::Pair& pair : plan.pairs) {
-    out.Numbers(pair.base_ids);
-    out.Numbers(pair.source_ids);
-    out.Numbers(pair.donor_ids);
-    out.Numbers(pair.source_of);
-    out.Number(static_cast<int64_t>(pair.groups.size()));
-    for (const std::vector<int64_t>& group : pair.groups) out.Numbers(group);
-    Write(pair.base_metrics, out);
-    Write(pair.source_metrics, out);
+  for (const sweep::Pair& pair : plan.pairs) Write(pair, out);
+  return out.Digest();
+}
+
+std::string HashOf(const sweep::PathPlan& plan) {
+  Canonical out;
+  out.Number(plan.freeze_mlps);
+  out.Number(plan.freeze_norms);
+  for (const auto* ends : {&plan.senders, &plan.receivers}) {
+    out.Number(static_cast<int64_t>(ends->size()));
+    for (const sweep::PathEnd& end : *ends) Write(end, out);
   }
+  out.Number(static_cast<int64_t>(plan.pairs.size()));
+  for (const sweep::Pair& pair : plan.pairs) Write(pair, out);
   return out.Digest();
 }
 

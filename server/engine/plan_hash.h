@@ -5,6 +5,7 @@
 
 #include "attribution/attribution_run.h"
 #include "run/plan.h"
+#include "sweep/path_planner.h"
 #include "sweep/planner.h"
 
 namespace fluoroscope::engine {
@@ -12,6 +13,7 @@ namespace fluoroscope::engine {
 // SHA-256 over the plan's canonical text: everything resolved, so that a name and its id, or -1 and the last position, hash the same.
 std::string HashOf(const run::RunPlan& plan);
 std::string HashOf(const sweep::SweepPlan& plan);
+std::string HashOf(const sweep::PathPlan& plan);
 std::string HashOf(const attribution::AttributionPlan& plan);
 
 }  // namespace fluoroscope::engine

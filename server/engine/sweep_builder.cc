@@ -1,18 +1,14 @@
 #include "engine/sweep_builder.h"
 
 #include <algorithm>
-#include <map>
-#include <numeric>
-#include <set>
 
 #include "base/status_macros.h"
 #include "engine/plan_builder.h"
-#include "engine/plan_draft.h"
 #include "engine/plan_hash.h"
 #include "engine/resolve.h"
-#include "engine/resolve_metrics.h"
 #include "engine/sweep_grid.h"
 #include "engine/sweep_labels.h"
+#include "engine/sweep_pairs.h"
 #include "intervention/noise.h"
 
 namespace fluoroscope::engine {
@@ -45,7 +41,7 @@ class Builder {
       return absl::ResourceExhaustedError("the grid has " + std::to_string(cells) + " cells for each of " +
                                           std::to_string(request_.pairs.size()) + " pairs; the limit for a request is " +
                                           std::to_string(kMaxCells) + " cells together");
-    FS_RETURN_IF_ERROR(Metrics());
+    FS_ASSIGN_OR_RETURN(built_.header.metrics, ResolveSweepMetrics(model_, request_.metrics, built_.plan.pairs));
     built_.header.axes = LabelsOf(request_, built_.plan, IsNoise() ? built_.header.clean : built_.header.corrupt);
     built_.header.cost = sweep::CostOf(built_.plan);
     built_.hash = HashOf(built_.plan);
@@ -56,61 +52,23 @@ class Builder {
   sweep::Grid& grid() { return built_.plan.grid; }
   bool IsNoise() const { return request_.direction == api::SweepDirection::kNoise; }
 
-  absl::Status CountTokens(size_t count, const std::string& field) {
-    tokens_ += count;
-    if (tokens_ <= limits_.max_tokens) return absl::OkStatus();
-    return absl::ResourceExhaustedError("pairs and references have more than " + std::to_string(limits_.max_tokens) +
-                                        " tokens together (at " + field + " already " + std::to_string(tokens_) +
-                                        "), this server's limit for a request");
-  }
-
   absl::Status Pairs() {
-    for (size_t i = 0; i < request_.pairs.size(); ++i) {
-      const std::string field = At("pairs", i);
-      FS_ASSIGN_OR_RETURN(api::RowInfo clean, ResolvePrompt(model_, request_.pairs[i].clean, field + ".clean"));
-      FS_ASSIGN_OR_RETURN(api::RowInfo corrupt, ResolvePrompt(model_, request_.pairs[i].corrupt, field + ".corrupt"));
-      FS_RETURN_IF_ERROR(CountTokens(clean.token_ids.size() + corrupt.token_ids.size(), field));
-      sweep::Pair pair;
-      pair.base_ids = IsNoise() ? clean.token_ids : corrupt.token_ids;
-      pair.source_ids = IsNoise() ? corrupt.token_ids : clean.token_ids;
-      FS_RETURN_IF_ERROR(SourcePositions(request_.pairs[i], pair, field));
-      if (pair.base_ids == pair.source_ids && request_.cell == api::SweepCell::kPatch)
-        built_.warnings.push_back(field + ": both prompts have the same tokens, so no patch can change anything");
-      built_.plan.pairs.push_back(std::move(pair));
-      built_.header.clean.push_back(std::move(clean));
-      built_.header.corrupt.push_back(std::move(corrupt));
+    const bool copies = request_.cell == api::SweepCell::kPatch;
+    FS_ASSIGN_OR_RETURN(ResolvedPairs pairs, ResolvePairs(model_, request_.pairs, request_.direction, copies, limits_));
+    built_.plan.pairs = std::move(pairs.pairs);
+    built_.header.clean = std::move(pairs.clean);
+    built_.header.corrupt = std::move(pairs.corrupt);
+    tokens_ = pairs.tokens;
+    for (size_t i = 0; i < built_.plan.pairs.size(); ++i) {
+      const sweep::Pair& pair = built_.plan.pairs[i];
+      for (model::Site site : grid().sites)
+        if (request_.pairs[i].source_positions && model::SpecOf(site).axes.back() == model::Axis::kKey &&
+            pair.base_ids.size() != pair.source_ids.size())
+          return absl::InvalidArgumentError(At("pairs", i) + ": " + std::string(model::SpecOf(site).name) +
+                                            " has one entry per key token, so both prompts must have the same number of tokens");
     }
-    return absl::OkStatus();
-  }
-
-  absl::Status SourcePositions(const api::SweepPair& from, sweep::Pair& pair, const std::string& field) {
-    const size_t base = pair.base_ids.size(), source = pair.source_ids.size();
-    if (from.source_positions && request_.cell != api::SweepCell::kPatch)
-      return absl::InvalidArgumentError(field + ".source_positions: only patches have them");
-    if (!from.source_positions) {
-      if (base != source && request_.cell == api::SweepCell::kPatch)
-        return absl::InvalidArgumentError(
-            field + ": the prompts have " + std::to_string(source) + " (source) and " + std::to_string(base) +
-            " (base) tokens; give source_positions, which says for each base position where its value comes from");
-      pair.source_of.resize(base);
-      std::iota(pair.source_of.begin(), pair.source_of.end(), 0);
-      return absl::OkStatus();
-    }
-    if (from.source_positions->size() != base)
-      return absl::InvalidArgumentError(field + ".source_positions has " + std::to_string(from.source_positions->size()) +
-                                        " entries; the base prompt has " + std::to_string(base) +
-                                        " tokens, and each needs one (-1 for none)");
-    for (int32_t position : *from.source_positions) {
-      if (position < -1 || position >= static_cast<int64_t>(source))
-        return absl::InvalidArgumentError(field + ".source_positions: " + std::to_string(position) +
-                                          " is outside the source prompt, which has " + std::to_string(source) + " tokens: 0 to " +
-                                          std::to_string(source - 1) + ", or -1 for none");
-      pair.source_of.push_back(position);
-    }
-    for (model::Site site : grid().sites)
-      if (model::SpecOf(site).axes.back() == model::Axis::kKey && base != source)
-        return absl::InvalidArgumentError(field + ": " + std::string(model::SpecOf(site).name) +
-                                          " has one entry per key token, so both prompts must have the same number of tokens");
+    FS_RETURN_IF_ERROR(ResolveCorruption(model_, request_.corrupt_interventions, IsNoise(), built_.plan.pairs));
+    if (copies) WarnOfSameTokens(built_.plan.pairs, built_.warnings);
     return absl::OkStatus();
   }
 
@@ -124,7 +82,7 @@ class Builder {
     for (size_t i = 0; i < request_.references.size(); ++i) {
       const std::string field = At("references", i);
       FS_ASSIGN_OR_RETURN(api::RowInfo row, ResolvePrompt(model_, request_.references[i], field));
-      FS_RETURN_IF_ERROR(CountTokens(row.token_ids.size(), field));
+      FS_RETURN_IF_ERROR(CountPairTokens(row.token_ids.size(), limits_, field, tokens_));
       lenders.push_back(std::move(row.token_ids));
     }
     if (request_.references.empty())
@@ -188,56 +146,6 @@ class Builder {
                                           "; for prompts of unequal length name position groups, such as the subject's, for each pair");
     }
     grid().groups = built_.plan.pairs.front().groups.size();
-    return absl::OkStatus();
-  }
-
-  absl::Status Metrics() {
-    // By name, in the order of their first appearance.
-    std::map<std::string, size_t> places;
-    for (size_t i = 0; i < request_.metrics.size(); ++i) {
-      const api::Metric& metric = request_.metrics[i];
-      const std::string field = At("metrics", i);
-      const auto [it, is_new] = places.try_emplace(metric.name, places.size());
-      if (is_new) built_.header.metrics.push_back(metric.name);
-      FS_ASSIGN_OR_RETURN(const std::vector<uint32_t> pairs, ResolveRows(metric.rows, built_.plan.pairs.size(), field + ".rows"));
-      for (uint32_t index : pairs) {
-        sweep::Pair& pair = built_.plan.pairs[index];
-        FS_RETURN_IF_ERROR(AddMetric(metric, pair.base_ids, pair.base_metrics, field));
-        FS_RETURN_IF_ERROR(AddMetric(metric, pair.source_ids, pair.source_metrics, field));
-      }
-    }
-    for (size_t i = 0; i < built_.plan.pairs.size(); ++i) {
-      sweep::Pair& pair = built_.plan.pairs[i];
-      const auto place = [&](const run::MetricPlan& metric) { return places.at(metric.name); };
-      for (auto* metrics : {&pair.base_metrics, &pair.source_metrics})
-        std::sort(metrics->begin(), metrics->end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
-      for (const auto& [name, index] : places) {
-        const auto count = std::count_if(pair.base_metrics.begin(), pair.base_metrics.end(), [&](const auto& m) { return m.name == name; });
-        if (count != 1)
-          return absl::InvalidArgumentError("metrics: '" + name + "' is given " + std::to_string(count) + " times for pair " +
-                                            std::to_string(i) + "; every pair needs each metric once");
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  // Adds the metric as it is for a run of these tokens.
-  absl::Status AddMetric(const api::Metric& metric, const std::vector<int64_t>& ids, std::vector<run::MetricPlan>& out,
-                         const std::string& field) {
-    if (std::holds_alternative<api::ToReference>(metric.kind) || std::holds_alternative<api::ReadOut>(metric.kind))
-      return absl::InvalidArgumentError(field +
-                                        ": a sweep's metrics are about the logits of each cell alone (logit_difference, mean_logit, " +
-                                        "probability, log_probability, cross_entropy, rank); kl, js, l2 and read_out are not among them");
-    PlanDraft draft(model_);
-    draft.AddRow(ids);
-    api::Metric alone = metric;
-    alone.rows = {};
-    FS_RETURN_IF_ERROR(ResolveMetric(alone, draft, field));
-    run::MetricPlan& made = draft.row(0).metrics.front();
-    if (made.positions.size() != 1)
-      return absl::InvalidArgumentError(field + ".positions are " + std::to_string(made.positions.size()) +
-                                        "; a sweep's metric is read at one position");
-    out.push_back(std::move(made));
     return absl::OkStatus();
   }
 

@@ -60,6 +60,10 @@ class GridMaker {
     for (int64_t layer = 0; request_.layers.empty() && layer < arch_.layers; ++layer) layers.insert(layer);
     grid_.layers.assign(layers.begin(), layers.end());
     grid_.window = request_.window;
+    grid_.window_before = request_.window_before;
+    if (request_.window_before >= request_.window)
+      return absl::InvalidArgumentError("window_before is " + std::to_string(request_.window_before) + "; with a window of " +
+                                        std::to_string(request_.window) + " layers it must be less");
     if (request_.window > 1 && !IsOver(request_, SweepAxis::kLayer))
       return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + ", but SWEEP_AXIS_LAYER is not in `over`");
     if (request_.window > arch_.layers)

@@ -43,6 +43,9 @@ std::string Label(SweepAxis axis, const api::SweepRequest& request, const sweep:
       return Units(plan, plan.grid.units[place], bases);
     case SweepAxis::kPosition:
       return Place(request, plan, place, bases);
+    case SweepAxis::kReceiver:
+    case SweepAxis::kSender:
+      break;
   }
   return "";
 }

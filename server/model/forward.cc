@@ -132,6 +132,32 @@ at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mi
   return Visit(hooks, Site::kResidPost, layer, rows, AddToResidual(resid_mid, std::move(mlp_out), Site::kMlpOut, layer, rows, hooks));
 }
 
+void ReadFrozen(const Model& model, int64_t layer, Part part, const at::Tensor& x, const PackedRows& rows, SiteHooks& hooks) {
+  if (part == Part::kMlp) {
+    Visit(hooks, Site::kMlpIn, layer, rows, x);
+    return;
+  }
+  // Only for rows that look.
+  std::vector<RowSpan> spans;
+  for (const RowSpan& row : rows.rows())
+    if (hooks.Wants(Site::kQ, layer, row.slot) || hooks.Wants(Site::kK, layer, row.slot) || hooks.Wants(Site::kV, layer, row.slot))
+      spans.push_back(row);
+  if (spans.empty()) return;
+  const PackedRows readers(std::move(spans));
+  const Architecture& arch = model.arch;
+  const BlockWeights& block = model.weights.blocks[static_cast<size_t>(layer)];
+  const at::Tensor own = readers.tokens() == rows.tokens() ? x : TakeLines(x, rows.LinesOf(readers, model.device));
+  const at::Tensor normalized = ApplyNorm(model, block.ln1, own, Site::kLn1Scale, Site::kLn1Normalized, layer, readers, hooks);
+  const int64_t q_size = arch.q_size(), kv_size = arch.kv_size();
+  const auto read = [&](Site site, int64_t start, int64_t size, int64_t heads) {
+    if (hooks.Wants(site, layer))
+      Visit(hooks, site, layer, readers, block.qkv.ApplyRange(normalized, start, size).unflatten(1, {heads, arch.d_head}));
+  };
+  read(Site::kQ, 0, q_size, arch.heads);
+  read(Site::kK, q_size, kv_size, arch.kv_heads);
+  read(Site::kV, q_size + kv_size, kv_size, arch.kv_heads);
+}
+
 at::Tensor FinalNorm(const Model& model, const at::Tensor& resid_post, const PackedRows& rows, SiteHooks& hooks) {
   return ApplyNorm(model, model.weights.ln_final, resid_post, Site::kLnFinalScale, Site::kLnFinalNormalized, 0, rows, hooks);
 }

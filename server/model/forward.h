@@ -26,6 +26,10 @@ at::Tensor AttentionPart(const Model& model, int64_t layer, const at::Tensor& re
 // hook_resid_mid [tokens, d_model] -> hook_resid_post, [tokens, d_model].
 at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mid, const PackedRows& rows, SiteHooks& hooks);
 
+// What the heads (of the part kAttention: hook_q, hook_k, hook_v and the norm in front) or the MLP (hook_mlp_in) of a layer would read, for
+// those who want to see it; nothing is computed with it. x: hook_resid_pre or hook_resid_mid, [tokens, d_model].
+void ReadFrozen(const Model& model, int64_t layer, Part part, const at::Tensor& x, const PackedRows& rows, SiteHooks& hooks);
+
 // The last layer's hook_resid_post [tokens, d_model] -> what the unembedding multiplies, [tokens, d_model].
 at::Tensor FinalNorm(const Model& model, const at::Tensor& resid_post, const PackedRows& rows, SiteHooks& hooks);
 

@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "rpc/codec_forward.h"
+#include "rpc/codec_intervention.h"
 #include "rpc/codec_metric.h"
 #include "rpc/codec_models.h"
 #include "rpc/strict.h"
@@ -33,7 +34,7 @@ absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
     case pb::SWEEP_AXIS_UNIT:
       return api::SweepAxis::kUnit;
     default:
-      return InvalidAt(path, "is ", axis, ", which is not an axis");  // CheckStrict has seen to it
+      return InvalidAt(path, "is ", axis, ", which is not an axis of sweeps; SITE, LAYER, POSITION, HEAD and UNIT are");
   }
 }
 
@@ -49,6 +50,10 @@ pb::SweepAxis EncodeAxis(api::SweepAxis axis) {
       return pb::SWEEP_AXIS_HEAD;
     case api::SweepAxis::kUnit:
       return pb::SWEEP_AXIS_UNIT;
+    case api::SweepAxis::kReceiver:
+      return pb::SWEEP_AXIS_RECEIVER;
+    case api::SweepAxis::kSender:
+      return pb::SWEEP_AXIS_SENDER;
   }
   return pb::SWEEP_AXIS_UNSPECIFIED;
 }
@@ -66,12 +71,16 @@ api::SweepCell DecodeKind(pb::SweepKind kind) {
   }
 }
 
-absl::Status DecodePairs(const pb::SweepRequest& request, const DecodeLimits& limits, api::SweepRequest& out) {
+}  // namespace
+
+absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::RepeatedPtrField<pb::SweepPair>& pairs,
+                                                        const DecodeLimits& limits) {
   const FieldPath root;
-  if (request.pairs().empty()) return InvalidAt({&root, "pairs"}, "is empty: give at least one");
-  FS_RETURN_IF_ERROR(CheckEntries({&root, "pairs"}, request.pairs_size(), static_cast<int>(limits.max_prompts)));
-  for (int i = 0; i < request.pairs_size(); ++i) {
-    const pb::SweepPair& pair = request.pairs(i);
+  std::vector<api::SweepPair> out;
+  if (pairs.empty()) return InvalidAt({&root, "pairs"}, "is empty: give at least one");
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "pairs"}, pairs.size(), static_cast<int>(limits.max_prompts)));
+  for (int i = 0; i < pairs.size(); ++i) {
+    const pb::SweepPair& pair = pairs[i];
     const FieldPath path{&root, "pairs", i};
     if (!pair.has_clean()) return InvalidAt({&path, "clean"}, "is missing");
     if (!pair.has_corrupt()) return InvalidAt({&path, "corrupt"}, "is missing");
@@ -80,10 +89,12 @@ absl::Status DecodePairs(const pb::SweepRequest& request, const DecodeLimits& li
     FS_ASSIGN_OR_RETURN(decoded.corrupt, DecodePrompt(pair.corrupt(), {&path, "corrupt"}));
     if (pair.source_positions_size() > 0)
       decoded.source_positions = std::vector<int32_t>(pair.source_positions().begin(), pair.source_positions().end());
-    out.pairs.push_back(std::move(decoded));
+    out.push_back(std::move(decoded));
   }
-  return absl::OkStatus();
+  return out;
 }
+
+namespace {
 
 absl::Status DecodeGrid(const pb::SweepRequest& request, api::SweepRequest& out) {
   const FieldPath root;
@@ -106,6 +117,7 @@ absl::Status DecodeGrid(const pb::SweepRequest& request, api::SweepRequest& out)
   out.units.assign(request.units().begin(), request.units().end());
   out.unit_block = std::max<uint32_t>(1, request.unit_block());
   out.window = std::max<uint32_t>(1, request.window());
+  out.window_before = request.window_before();
   if (request.has_positions()) {
     if (!request.groups().empty()) return InvalidAt({&root, "groups"}, "and positions are both given; groups take their place");
     FS_ASSIGN_OR_RETURN(out.positions, DecodePositions(request.positions(), {&root, "positions"}));
@@ -202,12 +214,24 @@ api::AttributionMethod DecodeMethod(pb::AttributionMethod method) {
 
 }  // namespace
 
+absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protobuf::RepeatedPtrField<pb::Metric>& metrics, size_t pairs) {
+  const FieldPath root;
+  std::vector<api::Metric> out;
+  if (metrics.empty()) return InvalidAt({&root, "metrics"}, "is empty: a cell is what a metric says of it; give at least one");
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "metrics"}, metrics.size()));
+  for (int i = 0; i < metrics.size(); ++i) {
+    FS_ASSIGN_OR_RETURN(api::Metric metric, DecodeMetric(metrics[i], pairs, {&root, "metrics", i}));
+    out.push_back(std::move(metric));
+  }
+  return out;
+}
+
 absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, const DecodeLimits& limits) {
   FS_RETURN_IF_ERROR(CheckStrict(request));
   const FieldPath root;
   api::SweepRequest out;
   FS_ASSIGN_OR_RETURN(out.model, DecodeModelName(request.model()));
-  FS_RETURN_IF_ERROR(DecodePairs(request, limits, out));
+  FS_ASSIGN_OR_RETURN(out.pairs, DecodePairs(request.pairs(), limits));
   FS_RETURN_IF_ERROR(DecodeGrid(request, out));
   if (request.direction() == pb::SWEEP_DIRECTION_NOISE) out.direction = api::SweepDirection::kNoise;
   out.cell = DecodeKind(request.kind());
@@ -217,11 +241,12 @@ absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, c
     out.references.push_back(std::move(prompt));
   }
   out.seed = request.seed();
-  if (request.metrics().empty()) return InvalidAt({&root, "metrics"}, "is empty: a cell is what a metric says of it; give at least one");
-  FS_RETURN_IF_ERROR(CheckEntries({&root, "metrics"}, request.metrics_size()));
-  for (int i = 0; i < request.metrics_size(); ++i) {
-    FS_ASSIGN_OR_RETURN(api::Metric metric, DecodeMetric(request.metrics(i), out.pairs.size(), {&root, "metrics", i}));
-    out.metrics.push_back(std::move(metric));
+  FS_ASSIGN_OR_RETURN(out.metrics, DecodeSweepMetrics(request.metrics(), out.pairs.size()));
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "corrupt_interventions"}, request.corrupt_interventions_size()));
+  for (int i = 0; i < request.corrupt_interventions_size(); ++i) {
+    const FieldPath path{&root, "corrupt_interventions", i};
+    FS_ASSIGN_OR_RETURN(api::Intervention decoded, DecodeIntervention(request.corrupt_interventions(i), out.pairs.size(), path));
+    out.corrupt_interventions.push_back(std::move(decoded));
   }
   return out;
 }

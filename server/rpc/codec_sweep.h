@@ -10,6 +10,12 @@
 
 namespace fluoroscope::rpc {
 
+// What sweeps and path patching share; the messages have passed CheckStrict.
+absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::RepeatedPtrField<fluoroscope::v1::SweepPair>& pairs,
+                                                        const DecodeLimits& limits);
+absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protobuf::RepeatedPtrField<fluoroscope::v1::Metric>& metrics,
+                                                            size_t pairs);
+
 // Strict checks included.
 absl::StatusOr<api::SweepRequest> DecodeSweep(const fluoroscope::v1::SweepRequest& request, const DecodeLimits& limits);
 

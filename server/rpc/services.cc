@@ -6,6 +6,7 @@
 #include "base/status_macros.h"
 #include "rpc/codec_forward.h"
 #include "rpc/codec_models.h"
+#include "rpc/codec_path.h"
 #include "rpc/codec_sweep.h"
 #include "rpc/forward_stream.h"
 #include "rpc/stream.h"
@@ -156,6 +157,28 @@ ServerUnaryReactor* PatchingService::EstimateSweep(CallbackServerContext* contex
       [this](const pb::SweepRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
         FS_ASSIGN_OR_RETURN(api::SweepRequest request, DecodeSweep(message, state_.decode));
         engine.EstimateSweep(std::move(request), call, Encoded<pb::SweepEstimate, api::SweepCost>(std::move(done), EncodeSweepCost));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerWriteReactor<ByteBuffer>* PatchingService::PathPatch(CallbackServerContext* context, const ByteBuffer* in) {
+  return ServeStream<pb::PathPatchRequest>(
+      state_, *context, "Patching.PathPatch", *in,
+      [this](const pb::PathPatchRequest& message, engine::Engine& engine, const std::shared_ptr<StreamReactor>& reactor) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::PathRequest request, DecodePathPatch(message, state_.decode));
+        auto stream = std::make_shared<SweepStream>(PumpOf(state_, reactor));
+        reactor->SetSource(stream);
+        engine.PathPatch(std::move(request), reactor->call().context(), std::move(stream));
+        return absl::OkStatus();
+      });
+}
+
+ServerUnaryReactor* PatchingService::EstimatePathPatch(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
+  return ServeUnary<pb::PathPatchRequest, pb::SweepEstimate>(
+      state_, *context, "Patching.EstimatePathPatch", *in, out,
+      [this](const pb::PathPatchRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::PathRequest request, DecodePathPatch(message, state_.decode));
+        engine.EstimatePathPatch(std::move(request), call, Encoded<pb::SweepEstimate, api::SweepCost>(std::move(done), EncodeSweepCost));
         return absl::OkStatus();
       });
 }

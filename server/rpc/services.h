@@ -46,8 +46,9 @@ class InferenceService final : public RawInference<fluoroscope::v1::Inference::S
 };
 
 template <typename Service>
-using RawPatching =
-    fluoroscope::v1::Patching::WithRawCallbackMethod_Sweep<fluoroscope::v1::Patching::WithRawCallbackMethod_EstimateSweep<Service>>;
+using RawPatching = fluoroscope::v1::Patching::WithRawCallbackMethod_Sweep<
+    fluoroscope::v1::Patching::WithRawCallbackMethod_EstimateSweep<fluoroscope::v1::Patching::WithRawCallbackMethod_PathPatch<
+        fluoroscope::v1::Patching::WithRawCallbackMethod_EstimatePathPatch<Service>>>>;
 
 class PatchingService final : public RawPatching<fluoroscope::v1::Patching::Service> {
  public:
@@ -55,6 +56,8 @@ class PatchingService final : public RawPatching<fluoroscope::v1::Patching::Serv
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Sweep(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* EstimateSweep(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* PathPatch(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* EstimatePathPatch(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
 
  private:
   ServerState& state_;

@@ -94,8 +94,26 @@ void BatchRun::Attention() {
     if (std::min(row.stop.layer, layers - 1) == layer_) span.positions = row.last_positions;
   }
   model::PackedRows kept(std::move(keep));
-  x_ = model::AttentionPart(*plan_.model, layer_, x_, live_, kept, angles_, hooks_);
-  if (kept.tokens() != live_.tokens()) angles_ = model::AnglesOf(*plan_.model, kept);
+  const model::PackedRows frozen = Part(live_, model::Part::kAttention, true);
+  if (frozen.rows().empty()) {
+    x_ = model::AttentionPart(*plan_.model, layer_, x_, live_, kept, angles_, hooks_);
+    if (kept.tokens() != live_.tokens()) angles_ = model::AnglesOf(*plan_.model, kept);
+  } else {
+    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, plan_.model->device)); };
+    const model::PackedRows computed = Part(live_, model::Part::kAttention, false);
+    const model::PackedRows computed_kept = Part(kept, model::Part::kAttention, false);
+    const model::PackedRows frozen_kept = Part(kept, model::Part::kAttention, true);
+    std::vector<at::Tensor> pieces;
+    if (!computed.rows().empty())
+      pieces.push_back(model::AttentionPart(*plan_.model, layer_, lines(computed), computed, computed_kept,
+                                            model::AnglesOf(*plan_.model, computed), hooks_));
+    pieces.push_back(Frozen(model::Part::kAttention, lines(frozen), frozen, frozen_kept));
+    std::vector<model::RowSpan> spans = computed_kept.rows();
+    spans.insert(spans.end(), frozen_kept.rows().begin(), frozen_kept.rows().end());
+    kept = model::PackedRows(std::move(spans));
+    x_ = at::cat(pieces);
+    angles_ = model::AnglesOf(*plan_.model, kept);
+  }
   live_ = std::move(kept);
   DropRowsBefore({layer_, model::Part::kMlp});
   stage_ = Stage::kMlp;
@@ -103,9 +121,47 @@ void BatchRun::Attention() {
 
 void BatchRun::Mlp() {
   Join({layer_, model::Part::kMlp});
-  if (live_.tokens() > 0) x_ = model::MlpPart(*plan_.model, layer_, x_, live_, hooks_);
+  const model::PackedRows frozen = Part(live_, model::Part::kMlp, true);
+  if (!frozen.rows().empty()) {
+    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, plan_.model->device)); };
+    const model::PackedRows computed = Part(live_, model::Part::kMlp, false);
+    std::vector<at::Tensor> pieces;
+    if (!computed.rows().empty()) pieces.push_back(model::MlpPart(*plan_.model, layer_, lines(computed), computed, hooks_));
+    pieces.push_back(Frozen(model::Part::kMlp, lines(frozen), frozen, frozen));
+    std::vector<model::RowSpan> spans = computed.rows();
+    spans.insert(spans.end(), frozen.rows().begin(), frozen.rows().end());
+    live_ = model::PackedRows(std::move(spans));
+    x_ = at::cat(pieces);
+    angles_ = model::AnglesOf(*plan_.model, live_);
+  } else if (live_.tokens() > 0) {
+    x_ = model::MlpPart(*plan_.model, layer_, x_, live_, hooks_);
+  }
   ++layer_;
   EnterLayer();
+}
+
+model::PackedRows BatchRun::Part(const model::PackedRows& rows, model::Part part, bool frozen) const {
+  std::vector<model::RowSpan> spans;
+  for (const model::RowSpan& span : rows.rows())
+    if (Row(span.slot).frozen(layer_, part) == frozen) spans.push_back(span);
+  return model::PackedRows(std::move(spans));
+}
+
+at::Tensor BatchRun::Frozen(model::Part part, const at::Tensor& x, const model::PackedRows& rows, const model::PackedRows& keep) {
+  const bool mlp = part == model::Part::kMlp;
+  model::ReadFrozen(*plan_.model, layer_, part, x, rows, hooks_);
+  std::vector<at::Tensor> added;
+  for (size_t i = 0; i < keep.rows().size();) {
+    const size_t trunk = Row(keep.rows()[i].slot).freeze->trunk;
+    std::vector<int64_t> lines;  // of the rows of one trunk, in one go
+    for (; i < keep.rows().size() && Row(keep.rows()[i].slot).freeze->trunk == trunk; ++i)
+      lines.insert(lines.end(), keep.rows()[i].positions.begin(), keep.rows()[i].positions.end());
+    const size_t key = (mlp ? plan_.trunks[trunk].mlp_out : plan_.trunks[trunk].attn_out)[static_cast<size_t>(layer_)];
+    added.push_back(model::TakeLines(kept_[key], model::IndexTensor(lines, plan_.model->device)));
+  }
+  const at::Tensor own = keep.tokens() == rows.tokens() ? x : model::TakeLines(x, rows.LinesOf(keep, plan_.model->device));
+  at::Tensor sum = own + (added.size() == 1 ? added.front() : at::cat(added));
+  return model::Visit(hooks_, mlp ? model::Site::kResidPost : model::Site::kResidMid, layer_, keep, std::move(sum));
 }
 
 void BatchRun::Join(Point here) {

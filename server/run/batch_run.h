@@ -35,6 +35,10 @@ class BatchRun {
   void EnterLayer();
   void Attention();
   void Mlp();
+  // The rows of the batch for which this part of the layer is frozen, or the others. Laid out anew.
+  model::PackedRows Part(const model::PackedRows& rows, model::Part part, bool frozen) const;
+  // A part of the layer for rows for which it is frozen: x [rows.tokens(), d_model] -> [keep.tokens(), d_model].
+  at::Tensor Frozen(model::Part part, const at::Tensor& x, const model::PackedRows& rows, const model::PackedRows& keep);
 
   const RunPlan& plan_;
   std::vector<size_t> rows_;

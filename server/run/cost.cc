@@ -144,6 +144,13 @@ int64_t WorkingElementsPerToken(const Architecture& arch) {
   return std::max(attention, mlp);
 }
 
+// Whether somebody looks at what the heads of a layer read.
+bool ReadsHeads(const RowPlan& row, int64_t layer) {
+  return std::any_of(row.keeps.begin(), row.keeps.end(), [&](const KeepPlan& keep) {
+    return keep.place.layer == layer && model::SpecOf(keep.place.site).part == model::Part::kAttention;
+  });
+}
+
 double Flops(const RowPlan& row, const Architecture& arch) {
   const double d = static_cast<double>(arch.d_model), q = static_cast<double>(arch.q_size()), kv = static_cast<double>(arch.kv_size());
   const double mlp = d * static_cast<double>(arch.d_mlp) * (arch.gated_mlp ? 3 : 2);
@@ -154,8 +161,11 @@ double Flops(const RowPlan& row, const Architecture& arch) {
   for (int64_t layer = std::max<int64_t>(0, start.layer); layer < arch.layers; ++layer) {
     const Point attention{layer, model::Part::kAttention}, feed_forward{layer, model::Part::kMlp};
     const double kept = std::min(row.stop.layer, arch.layers - 1) == layer ? last : n;
-    if (row.stop >= attention && start <= attention) flops += 2 * (n * d * 2 * kv + kept * (d * q + q * d)) + 4 * kept * q * keys / 2;
-    if (row.stop >= feed_forward) flops += 2 * kept * mlp;
+    if (row.frozen(layer, model::Part::kAttention)) {
+      if (row.stop >= attention && ReadsHeads(row, layer)) flops += 2 * n * d * (q + 2 * kv);
+    } else if (row.stop >= attention && start <= attention)
+      flops += 2 * (n * d * 2 * kv + kept * (d * q + q * d)) + 4 * kept * q * keys / 2;
+    if (row.stop >= feed_forward && !row.frozen(layer, model::Part::kMlp)) flops += 2 * kept * mlp;
   }
   if (row.logits) {
     const double columns =

@@ -75,6 +75,7 @@ struct MetricPlan {
 struct TrunkPlan {
   std::vector<size_t> k, v;                  // by layer; k as the scores read it
   std::vector<size_t> resid_pre, resid_mid;  // by layer, where a row begins there, else kNotKept
+  std::vector<size_t> attn_out, mlp_out;     // by layer, where a row is frozen there, else kNotKept; empty: nowhere
   static constexpr size_t kNotKept = static_cast<size_t>(-1);
 };
 
@@ -84,6 +85,14 @@ struct ForkPlan {
   size_t trunk = 0;  // index into RunPlan::trunks
   Point at;          // kAttention: it begins with hook_resid_pre; kMlp: with hook_resid_mid
   int64_t first = 0;
+};
+
+// Parts of layers that a row does not compute: there it adds to its residual what the trunk's run added. Where attention is frozen it has
+// no keys and values, and positions do not meet. Of such a layer hook_q, hook_k and hook_v can still be read (what the heads would have
+// read), and hook_mlp_in where the MLP is frozen.
+struct FreezePlan {
+  size_t trunk = 0;                  // index into RunPlan::trunks; a forked row's is its own
+  std::vector<bool> attention, mlp;  // by layer
 };
 
 // A row that begins in the middle with values that somebody gave, all its positions at once.
@@ -101,6 +110,7 @@ struct RowPlan {
   // At most one of these; without, it begins with its embedding.
   std::optional<ForkPlan> fork;
   std::optional<StartPlan> start;
+  std::optional<FreezePlan> freeze;
   std::vector<CapturePlan> captures;
   std::vector<KeepPlan> keeps;
   std::vector<KeepLogitsPlan> keep_logits;
@@ -118,6 +128,9 @@ struct RowPlan {
   // Where it joins its batch; absent: with its embedding.
   std::optional<Point> joins() const { return fork ? std::optional(fork->at) : start ? std::optional(start->at) : std::nullopt; }
   int64_t lines() const { return length() - first(); }  // how many of its positions are computed
+  bool frozen(int64_t layer, model::Part part) const {
+    return freeze && (part == model::Part::kMlp ? freeze->mlp : freeze->attention)[static_cast<size_t>(layer)];
+  }
   bool reads_logits() const { return logits.has_value() || !metrics.empty() || !keep_logits.empty(); }
 };
 

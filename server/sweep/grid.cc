@@ -18,6 +18,9 @@ size_t Grid::SizeOf(SweepAxis axis) const {
       return heads.size();
     case SweepAxis::kUnit:
       return units.size();
+    case SweepAxis::kReceiver:
+    case SweepAxis::kSender:
+      break;  // no axes of a sweep
   }
   return 0;
 }
@@ -43,7 +46,8 @@ CellChange Grid::At(size_t cell) const {
         break;
       case SweepAxis::kLayer:
         change.layers.clear();
-        for (int64_t layer = layers[place]; layer < std::min(layers[place] + window, model_layers); ++layer) change.layers.push_back(layer);
+        for (int64_t layer = layers[place] - window_before; layer < layers[place] - window_before + window; ++layer)
+          if (layer >= 0 && layer < model_layers) change.layers.push_back(layer);
         break;
       case SweepAxis::kPosition:
         change.group = place;
@@ -54,6 +58,9 @@ CellChange Grid::At(size_t cell) const {
       case SweepAxis::kUnit:
         change.units = units[place];
         change.unit_place = place;
+        break;
+      case SweepAxis::kReceiver:
+      case SweepAxis::kSender:
         break;
     }
   }

@@ -29,7 +29,8 @@ struct Grid {
   // Places on the unit axis; without that axis none (all units), or one with those that are changed together.
   std::vector<std::vector<int64_t>> units;
   size_t groups = 1;
-  int64_t window = 1;  // on the layer axis: so many adjacent layers from the cell's own on, as far as there are
+  int64_t window = 1;         // on the layer axis: so many adjacent layers from the cell's own on, as far as there are
+  int64_t window_before = 0;  // of them in front of the cell's own
   int64_t model_layers = 0;
 
   size_t SizeOf(api::SweepAxis axis) const;

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <set>
 
-#include "run/cost.h"
+#include "sweep/piece_builder.h"
 
 namespace fluoroscope::sweep {
 namespace {
@@ -19,11 +18,8 @@ constexpr size_t kMaxRows = 8192;
 constexpr size_t kMaxIds = size_t{1} << 22;
 constexpr size_t kMaxPairs = 256;
 
-std::vector<int64_t> UpTo(int64_t count) {
-  std::vector<int64_t> all(static_cast<size_t>(count));
-  std::iota(all.begin(), all.end(), 0);
-  return all;
-}
+// Base, source and lenders run before the cells.
+constexpr size_t kFirstWave = 0, kSecondWave = 1;
 
 // The point of the base run from which a change at this site is felt.
 run::Point StartOf(Site site, int64_t layer) {
@@ -39,8 +35,7 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
   const std::vector<int64_t>& donor = pair.donor_ids.empty() ? pair.source_ids : pair.donor_ids;
   const bool own_token_only = change.site == Site::kResidPre && change.layers.size() == 1 && change.layers.front() == 0;
   const bool over_keys = model::SpecOf(change.site).axes.back() == model::Axis::kKey && !change.units.empty();
-  const size_t common = static_cast<size_t>(std::mismatch(pair.base_ids.begin(), pair.base_ids.end(), donor.begin(), donor.end()).first -
-                                            pair.base_ids.begin());
+  const size_t common = pair.Common(donor);
   for (int64_t position : pair.groups[change.group]) {
     const size_t p = static_cast<size_t>(position);
     if (over_keys && change.units.front() > position) continue;  // no query sees keys behind it
@@ -49,7 +44,7 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
       if (source < 0) continue;
       const bool same_place = source == position;
       if (same_place && p < common) continue;
-      if (own_token_only && same_place && donor[p] == pair.base_ids[p]) continue;
+      if (own_token_only && same_place && donor[p] == pair.base_ids[p] && !pair.Edited(position)) continue;
     }
     altered.push_back(position);
   }
@@ -59,79 +54,44 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
 // Plans one piece.
 class PiecePlanner {
  public:
-  explicit PiecePlanner(const SweepPlan& sweep) : sweep_(sweep), arch_(sweep.model->arch) { piece_.plan.model = sweep.model; }
+  explicit PiecePlanner(const SweepPlan& sweep) : sweep_(sweep), build_(sweep.model) {}
 
   Piece Plan(size_t begin) {
     for (const std::vector<int64_t>& ids : sweep_.references)
-      references_.push_back(NewRow({Piece::Row::Is::kLender, 0, 0}, ids, first_wave_).index);
+      references_.push_back(build_.NewRow({Piece::Row::Is::kLender, 0, 0}, ids, kFirstWave).index);
     const size_t cells = sweep_.cells_per_pair();
     size_t at = begin, ids = 0, pairs = 0;
-    while (at < sweep_.cells() && piece_.plan.rows.size() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
+    while (at < sweep_.cells() && build_.rows() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
       const uint32_t pair = static_cast<uint32_t>(at / cells);
       Begin(pair);
       ++pairs;
-      for (; at < (pair + 1) * cells && piece_.plan.rows.size() < kMaxRows && ids < kMaxIds; ++at) {
+      for (; at < (pair + 1) * cells && build_.rows() < kMaxRows && ids < kMaxIds; ++at) {
         Add(pair, sweep_.chosen.empty() ? static_cast<uint32_t>(at % cells) : sweep_.chosen[at % cells]);
         ids += sweep_.pairs[pair].base_ids.size();
       }
     }
-    piece_.end = at;
-    piece_.plan.waves = {first_wave_};
-    if (!second_wave_.empty()) piece_.plan.waves.push_back(second_wave_);
-    piece_.plan.kept_values = keys_;
-    piece_.plan.Finish();
-    return std::move(piece_);
+    return build_.Finish(at);
   }
 
  private:
-  run::RowPlan& NewRow(Piece::Row meaning, const std::vector<int64_t>& ids, std::vector<size_t>& wave) {
-    wave.push_back(piece_.plan.rows.size());
-    run::RowPlan& row = piece_.plan.rows.emplace_back();
-    row.index = static_cast<uint32_t>(piece_.rows.size());
-    row.ids = ids;
-    piece_.rows.push_back(meaning);
-    return row;
-  }
-
   // The runs that a pair's cells draw on.
   void Begin(uint32_t index) {
     const Pair& pair = sweep_.pairs[index];
-    base_ = NewRow({Piece::Row::Is::kBase, index, 0}, pair.base_ids, first_wave_).index;
-    source_ = NewRow({Piece::Row::Is::kSource, index, 0}, pair.source_ids, first_wave_).index;
-    piece_.plan.rows[base_].metrics = pair.base_metrics;
-    piece_.plan.rows[source_].metrics = pair.source_metrics;
-    donor_ = pair.donor_ids.empty() ? source_ : NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, first_wave_).index;
-    donor_keys_.clear();
-    trunk_ = piece_.plan.trunks.size();
-    const size_t layers = static_cast<size_t>(arch_.layers);
-    run::TrunkPlan& trunk = piece_.plan.trunks.emplace_back();
-    trunk.resid_pre.assign(layers, run::TrunkPlan::kNotKept);
-    trunk.resid_mid.assign(layers, run::TrunkPlan::kNotKept);
-    const Site keys = arch_.positions == model::PositionScheme::kRotary ? Site::kRotK : Site::kK;
-    for (int64_t layer = 0; layer < arch_.layers; ++layer) {
-      trunk.k.push_back(Keep(base_, keys, layer));
-      trunk.v.push_back(Keep(base_, Site::kV, layer));
-    }
-  }
-
-  // A row's value at a site, at all its positions.
-  size_t Keep(size_t row, Site site, int64_t layer) {
-    run::RowPlan& plan = piece_.plan.rows[row];
-    plan.keeps.push_back({{site, layer, UpTo(plan.length()), {}, {}}, keys_});
-    return keys_++;
-  }
-
-  size_t KeepDonor(Site site, int64_t layer) {
-    const auto [it, is_new] = donor_keys_.try_emplace({site, layer}, keys_);
-    if (is_new) Keep(donor_, site, layer);
-    return it->second;
+    base_ = build_.NewRow({Piece::Row::Is::kBase, index, 0}, pair.base_ids, kFirstWave).index;
+    source_ = build_.NewRow({Piece::Row::Is::kSource, index, 0}, pair.source_ids, kFirstWave).index;
+    build_.row(base_).metrics = pair.base_metrics;
+    build_.row(base_).edits = pair.base_edits;
+    build_.row(source_).metrics = pair.source_metrics;
+    build_.row(source_).edits = pair.source_edits;
+    donor_ = pair.donor_ids.empty() ? source_ : build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kFirstWave).index;
+    trunk_ = build_.NewTrunk(base_);
   }
 
   std::shared_ptr<const intervention::Mean::Reference> MeanOf(Site site, int64_t layer) {
     std::shared_ptr<intervention::Mean::Reference>& mean = means_[{site, layer}];
     if (mean == nullptr) {
       mean = std::make_shared<intervention::Mean::Reference>();
-      for (size_t row : references_) mean->sources.push_back(Keep(row, site, layer));
+      for (size_t row : references_) mean->sources.push_back(build_.Keep(row, site, layer));
     }
     return mean;
   }
@@ -145,16 +105,14 @@ class PiecePlanner {
       for (const run::MetricPlan& metric : pair.base_metrics)
         if (metric.positions.front() >= positions.front()) metrics.push_back(metric);
     if (metrics.empty()) {
-      piece_.filled.push_back({Piece::Row::Is::kCell, index, cell});
+      build_.Fill({Piece::Row::Is::kCell, index, cell});
       return;
     }
     const run::Point start = StartOf(change.site, change.layers.front());
-    run::TrunkPlan& trunk = piece_.plan.trunks[trunk_];
-    size_t& kept = (start.part == Part::kMlp ? trunk.resid_mid : trunk.resid_pre)[static_cast<size_t>(start.layer)];
-    if (kept == run::TrunkPlan::kNotKept) kept = Keep(base_, start.part == Part::kMlp ? Site::kResidMid : Site::kResidPre, start.layer);
+    build_.BeginsAt(trunk_, base_, start);
     std::vector<run::EditPlan> edits;
     for (int64_t layer : change.layers) edits.push_back(Edit(pair, change, layer, positions));
-    run::RowPlan& row = NewRow({Piece::Row::Is::kCell, index, cell}, pair.base_ids, second_wave_);
+    run::RowPlan& row = build_.NewRow({Piece::Row::Is::kCell, index, cell}, pair.base_ids, kSecondWave);
     row.fork = run::ForkPlan{trunk_, start, positions.front()};
     row.edits = std::move(edits);
     row.metrics = std::move(metrics);
@@ -167,7 +125,7 @@ class PiecePlanner {
       case api::SweepCell::kPatch:
       case api::SweepCell::kResample: {
         intervention::Copy copy;
-        copy.source = KeepDonor(change.site, layer);
+        copy.source = build_.Keep(donor_, change.site, layer);
         for (int64_t position : positions) copy.lines.push_back(pair.source_of[static_cast<size_t>(position)]);
         copy.heads = change.heads;
         copy.units = change.units;
@@ -185,13 +143,9 @@ class PiecePlanner {
   }
 
   const SweepPlan& sweep_;
-  const model::Architecture& arch_;
-  Piece piece_;
-  std::vector<size_t> first_wave_, second_wave_;
-  size_t keys_ = 0;
+  PieceBuilder build_;
   // Of the pair that is being planned:
   size_t base_ = 0, source_ = 0, donor_ = 0, trunk_ = 0;
-  std::map<std::pair<Site, int64_t>, size_t> donor_keys_;
   // Of all pairs:
   std::vector<size_t> references_;
   std::map<std::pair<Site, int64_t>, std::shared_ptr<intervention::Mean::Reference>> means_;
@@ -201,30 +155,13 @@ class PiecePlanner {
 
 Piece PlanPiece(const SweepPlan& sweep, size_t begin) { return PiecePlanner(sweep).Plan(begin); }
 
+Pieces PiecesOf(SweepPlan sweep) {
+  const auto plan = std::make_shared<const SweepPlan>(std::move(sweep));
+  return {plan->cells(), [plan](size_t begin) { return PlanPiece(*plan, begin); }};
+}
+
 api::SweepCost CostOf(const SweepPlan& sweep) {
-  api::SweepCost cost;
-  cost.cells = sweep.cells();
-  double base_flops = 0;  // one whole forward of each pair's base
-  for (size_t at = 0; at < sweep.cells();) {
-    const Piece piece = PlanPiece(sweep, at);
-    const run::Cost run = run::CostOf(piece.plan);
-    cost.flops += run.flops;
-    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes);
-    cost.filled_cells += piece.filled.size();
-    at = piece.end;
-  }
-  for (const Pair& pair : sweep.pairs) {
-    run::RunPlan forward;
-    forward.model = sweep.model;
-    run::RowPlan& row = forward.rows.emplace_back();
-    row.ids = pair.base_ids;
-    row.metrics = pair.base_metrics;
-    forward.waves = {{0}};
-    forward.Finish();
-    base_flops += run::CostOf(forward).flops;
-  }
-  cost.forwards_flops = base_flops * static_cast<double>(sweep.cells_per_pair());
-  return cost;
+  return CostOf({sweep.cells(), [&](size_t begin) { return PlanPiece(sweep, begin); }}, sweep.model, sweep.pairs);
 }
 
 }  // namespace fluoroscope::sweep

@@ -10,17 +10,9 @@
 #include "model/model.h"
 #include "run/plan.h"
 #include "sweep/grid.h"
+#include "sweep/pieces.h"
 
 namespace fluoroscope::sweep {
-
-// Two prompts, resolved. Groups and the base's metrics are about the base prompt's positions.
-struct Pair {
-  std::vector<int64_t> base_ids, source_ids;
-  std::vector<int64_t> donor_ids;                             // whose values are copied; empty: the source's
-  std::vector<int64_t> source_of;                             // by base position: the source position whose value goes there, -1 for none
-  std::vector<std::vector<int64_t>> groups;                   // places on the position axis: base positions, ascending
-  std::vector<run::MetricPlan> base_metrics, source_metrics;  // one per metric, with one position each
-};
 
 struct SweepPlan {
   std::shared_ptr<const model::Model> model;
@@ -35,22 +27,13 @@ struct SweepPlan {
   size_t cells() const { return pairs.size() * cells_per_pair(); }
 };
 
-// A part of the work, small enough to be planned and kept in memory at once.
-struct Piece {
-  struct Row {
-    enum class Is { kBase, kSource, kLender, kCell } is = Is::kCell;  // a lender gives values and has no metrics
-    uint32_t pair = 0, cell = 0;
-  };
-  run::RunPlan plan;        // finished; each row's index is its own place
-  std::vector<Row> rows;    // what the plan's rows are
-  std::vector<Row> filled;  // cells that are their pair's base run
-  size_t end = 0;           // the first cell of the line that is not in this piece
-};
-
 // Plans the cells from `begin` on, as many as one piece may have; at least one.
 Piece PlanPiece(const SweepPlan& sweep, size_t begin);
 
-// What the whole sweep costs, piece by piece.
+// The sweep's pieces, which own the plan.
+Pieces PiecesOf(SweepPlan sweep);
+
+// What the whole sweep costs.
 api::SweepCost CostOf(const SweepPlan& sweep);
 
 }  // namespace fluoroscope::sweep

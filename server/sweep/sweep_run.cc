@@ -10,7 +10,11 @@ using Clock = std::chrono::steady_clock;
 
 SweepRun::SweepRun(SweepPlan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
                    obs::Metrics& metrics, Clock::time_point arrived)
-    : plan_(std::move(plan)),
+    : SweepRun(PiecesOf(std::move(plan)), std::move(header), std::move(warnings), std::move(sink), metrics, arrived) {}
+
+SweepRun::SweepRun(Pieces pieces, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
+                   obs::Metrics& metrics, Clock::time_point arrived)
+    : pieces_(std::move(pieces)),
       header_(std::move(header)),
       warnings_(std::move(warnings)),
       sink_(std::move(sink)),
@@ -45,11 +49,11 @@ bool SweepRun::StepPiece() {
   tokens_ += run_->tokens();
   run_.reset();
   next_cell_ = piece_.end;
-  return next_cell_ < plan_.cells();
+  return next_cell_ < pieces_.cells;
 }
 
 void SweepRun::StartPiece() {
-  piece_ = PlanPiece(plan_, next_cell_);
+  piece_ = pieces_.plan(next_cell_);
   values_.clear();
   base_.clear();
   source_.clear();

@@ -26,6 +26,8 @@ namespace fluoroscope::sweep {
 class SweepRun final : public sched::Work {
  public:
   // The header is sent with the first step. `metrics` outlives the run.
+  SweepRun(Pieces pieces, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
+           obs::Metrics& metrics, std::chrono::steady_clock::time_point arrived);
   SweepRun(SweepPlan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
            obs::Metrics& metrics, std::chrono::steady_clock::time_point arrived);
 
@@ -47,7 +49,7 @@ class SweepRun final : public sched::Work {
   void Send();
   void Succeed();
 
-  const SweepPlan plan_;
+  const Pieces pieces_;
   api::SweepHeader header_;
   const std::vector<std::string> warnings_;
   std::shared_ptr<api::SweepSink> sink_;

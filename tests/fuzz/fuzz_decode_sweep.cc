@@ -69,6 +69,10 @@ void CheckSweep(const api::SweepRequest& request) {
     Require(!group.name.empty() && (group.positions.size() == 1 || group.positions.size() == pairs));
     for (const api::Positions& positions : group.positions) CheckPositions(positions);
   }
+  for (const api::Intervention& edit : request.corrupt_interventions) {
+    Require(!edit.select.sites.empty());
+    for (const uint32_t row : edit.select.rows) Require(row < pairs);
+  }
   Require(!request.metrics.empty());
   for (const api::Metric& metric : request.metrics) {
     Require(!metric.name.empty());

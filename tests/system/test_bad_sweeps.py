@@ -33,6 +33,10 @@ def sweep(**fields):
     return v1("SweepRequest")(**correct | fields)
 
 
+def noise(site="hook_embed", **select):
+    return {"select": {"sites": [site]} | select, "noise": {"stddev": 1, "seed": 1}}
+
+
 def of_100_million_cells():
     """64 sites x 3 layers x 4 heads x 64 queries x 64 keys x 32 pairs = 100,663,296 cells."""
     return sweep(pairs=[pair([1] * 64, [1] * 63 + [2])] * 32, sites=["attn.hook_pattern"] * 64, over=["SWEEP_AXIS_SITE", LAYER, HEAD, POSITION, UNIT])
@@ -78,6 +82,13 @@ TABLE = {
     "references of a patch": (lambda: sweep(references=[{"text": "a"}]), INVALID, ["references", "SWEEP_KIND_MEAN"]),
     "nothing to draw from": (lambda: sweep(kind="SWEEP_KIND_RESAMPLE"), INVALID, ["references", "6 tokens"]),
     "map of an ablation": (lambda: sweep(pairs=[pair(source_positions=range(6))], kind="SWEEP_KIND_ZERO"), INVALID, ["only patches"]),
+    "axis of path patching": (lambda: sweep(over=[LAYER, "SWEEP_AXIS_SENDER"]), INVALID, ["over[1]", "not an axis of sweeps"]),
+    "window_before without a window": (lambda: sweep(window_before=1), INVALID, ["window_before is 1", "window of 1"]),
+    "edits inside the blocks": (lambda: sweep(corrupt_interventions=[noise("blocks.0.hook_resid_pre")]), INVALID, ["blocks.0.hook_resid_pre", "hook_embed"]),
+    "edits from another row": (lambda: sweep(corrupt_interventions=[{"select": {"sites": ["hook_embed"]}, "copy": {"row": 0}}]), INVALID,
+                               ["corrupt_interventions[0]", "noise"]),
+    "edits of a pair that is not there": (lambda: sweep(corrupt_interventions=[noise(rows=[1])]), INVALID, ["corrupt_interventions[0].select.rows"]),
+    "edits of a position that is not there": (lambda: sweep(corrupt_interventions=[noise(positions=positions(6))]), INVALID, ["corrupt_interventions[0]", "6"]),
     "unknown model": (lambda: sweep(model="huge"), NOT_FOUND, ["huge", "tiny"]),
     "prompt over the context": (lambda: sweep(pairs=[pair([1] * 65, [2] * 65)]), INVALID, ["pairs[0].clean", "65", "64"]),
     "enum 0": (lambda: sweep(direction=0), INVALID, ["direction is 0", "DENOISE"]),

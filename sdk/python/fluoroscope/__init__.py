@@ -12,6 +12,7 @@ from importlib.metadata import version as _version
 from fluoroscope import errors, metrics
 from fluoroscope.aio import AsyncClient, AsyncModel, connect_async
 from fluoroscope.cache import ActivationCache, TopKValues
+from fluoroscope.causal_trace import CausalTrace
 from fluoroscope.client import Client, connect
 from fluoroscope.errors import (
     AbortedError,
@@ -39,6 +40,7 @@ from fluoroscope.interventions import Intervention, add, freeze, interpolate, me
 from fluoroscope.local_server import LocalServer, serve
 from fluoroscope.logits import Logits
 from fluoroscope.model import Model
+from fluoroscope.path_result import PathResult
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import Dot, TopK
 from fluoroscope.results import Estimate, Metrics, ModelInfo, Provenance, RunResult, Timing, TopToken, TopTokens
@@ -59,6 +61,7 @@ __all__ = [
     "At",
     "at",
     "CancelledError",
+    "CausalTrace",
     "Client",
     "connect",
     "connect_async",
@@ -89,6 +92,7 @@ __all__ = [
     "occurrences",
     "OutOfRangeError",
     "patch",
+    "PathResult",
     "PermissionDeniedError",
     "project_out",
     "Provenance",

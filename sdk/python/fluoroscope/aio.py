@@ -140,6 +140,9 @@ class AsyncModel:
     sweep = _awaited(Model.sweep)
     attribute = _awaited(Model.attribute)
     estimate_sweep = _awaited(Model.estimate_sweep)
+    path_patch = _awaited(Model.path_patch)
+    estimate_path_patch = _awaited(Model.estimate_path_patch)
+    causal_trace = _awaited(Model.causal_trace)
 
     def __repr__(self) -> str:
         return f"Async{self._model!r}"

@@ -11,12 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluoroscope import subspace
+from fluoroscope import paths, subspace
 from fluoroscope import sweep as sweeps
 from fluoroscope._proto.v1 import attribution_pb2, inference_pb2, models_pb2, patching_pb2, plan_pb2
 from fluoroscope.align import align
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
+from fluoroscope.causal_trace import CausalTrace, causal_trace
 from fluoroscope.client import Client
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.hooks import Hook, HookTable
@@ -24,12 +25,13 @@ from fluoroscope.interventions import Intervention
 from fluoroscope.logits import LogitsChoice, top_message
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey, hook_name
+from fluoroscope.path_result import PathResult
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build, starts
 from fluoroscope.results import Estimate, Metrics, ModelInfo, Provenance, RunResult, Timing, TopToken, TopTokens
 from fluoroscope.selections import Bos, Positions, Prompts, Where, as_ints, as_prompts, prompt_messages, resolve
 from fluoroscope.subspace import SubspaceEffects
-from fluoroscope.sweep_reader import read_sweep
+from fluoroscope.sweep_reader import read_paths, read_sweep
 from fluoroscope.sweep_result import SweepEstimate, SweepResult
 from fluoroscope.weights import Weights
 from fluoroscope.wire import Reply, read_reply
@@ -42,6 +44,8 @@ _FORWARD = "/fluoroscope.v1.Inference/Forward"
 _ESTIMATE = "/fluoroscope.v1.Inference/Estimate"
 _SWEEP = "/fluoroscope.v1.Patching/Sweep"
 _ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
+_PATH_PATCH = "/fluoroscope.v1.Patching/PathPatch"
+_ESTIMATE_PATH_PATCH = "/fluoroscope.v1.Patching/EstimatePathPatch"
 _ESTIMATE_SWEEP = "/fluoroscope.v1.Patching/EstimateSweep"
 # TransformerLens keeps these only when asked for by configuration: they repeat other tensors once per head.
 _NOT_BY_DEFAULT = ("attn.hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
@@ -363,6 +367,8 @@ class Model:
         unit_block: int = 1,
         references: Prompts | None = None,
         seed: int = 0,
+        window_before: int = 0,
+        corrupt_with: Sequence[Intervention] = (),
         bos: Bos = None,
         parse_special_tokens: bool = False,
         progress: bool | None = None,
@@ -389,7 +395,9 @@ class Model:
             from, -1 for none; one list per pair.
           units: only these entries of the last axis. `unit_block`: so many adjacent ones of them are one place on the "unit" axis.
           references: prompts that means and resampled values come from. Default: those of the other side, of all pairs (resample: of the other pairs).
-          window: patch so many adjacent layers together, from the cell's own on.
+          window: patch so many adjacent layers together, from the cell's own on; `window_before` of them lie in front of it.
+          corrupt_with: edits of the corrupt prompts' own runs at "hook_embed" or "hook_pos_embed", such as fs.noise(...); the corrupt prompt may then be the
+            clean one.
           progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
 
         Raises:
@@ -402,8 +410,8 @@ class Model:
         """
         plan = sweeps.build(
             self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
-            groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed, bos=bos,
-            parse_special_tokens=parse_special_tokens,
+            groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
+            window_before=window_before, corrupt_with=corrupt_with, bos=bos, parse_special_tokens=parse_special_tokens,
         )
         return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
 
@@ -417,7 +425,7 @@ class Model:
         **options: Any,
     ) -> SweepEstimate:
         """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
-        _check_options("estimate_sweep", options)
+        check_options("estimate_sweep", options)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
 
@@ -462,13 +470,65 @@ class Model:
         """
         if method not in ATTRIBUTION_METHODS:
             raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, ATTRIBUTION_METHODS))}")
-        _check_options("attribute", options)
+        check_options("attribute", options)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
         top, random = (verify, verify) if isinstance(verify, int) else verify
         if top or random:
             request.verify.top, request.verify.random, request.verify.seed = top, random, plan.request.seed
         return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
+
+    def path_patch(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        senders: paths.Ends = "heads",
+        receivers: paths.Ends = "logits",
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        progress: bool | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> PathResult:
+        """Path patching (Wang et al. 2022): what each sender says to each receiver and to nobody else, exact, in one request.
+
+        A cell: the base prompt runs with the sender's output as in the source run. All other heads stay frozen to the base run; MLPs and norms are recomputed.
+        What the receiver then reads is put into a run of the base prompt in which everything behind it is recomputed; the value is its metric. For the
+        receiver "logits" it is the metric of the first of these runs.
+
+        Args:
+          clean, corrupt: two prompts, or two lists of them.
+          senders: "heads" (every head), "mlps", "embed", (layer, head), ("mlp", layer), hook names ("blocks.3.hook_mlp_out"), fs.at(name, heads=...,
+            positions=...), or a list of these: each is a place of its own. A dict {"name": [...]} makes sets that act together.
+          receivers: "logits", "q", "k" or "v" (every head's; k and v have key-value heads), "mlps", ("q", layer, head), ("mlp", layer), names, fs.at, or a
+            dict, as for senders.
+          metric: as in `sweep`.
+          direction: "noise" (default, as in Wang et al.: the clean prompt is run, senders say what they say in the corrupt one) or "denoise".
+          mlps, norms: "recompute" (default) or "freeze": whether paths may go through them.
+          sender_positions, receiver_positions: where senders are changed and receivers listen. Default: everywhere. A list of lists: one per pair.
+          source_positions, bos, parse_special_tokens: as in `sweep`.
+
+        Raises:
+          As `sweep`.
+        """
+        check_options("path_patch", options, paths.build)
+        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
+        return read_paths(plan, self._client.stream(_PATH_PATCH, plan.request, timeout), progress)
+
+    def estimate_path_patch(
+        self, clean: Prompts, corrupt: Prompts, senders: paths.Ends = "heads", receivers: paths.Ends = "logits", metric: Metric | Sequence[Metric] = (),
+        **options: Any,
+    ) -> SweepEstimate:  # fmt: skip
+        """What such a run would cost, without running it. Arguments as in `path_patch`; a wrong request gives the same errors."""
+        check_options("estimate_path_patch", options, paths.build)
+        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
+        return SweepEstimate.of(self._client.unary(_ESTIMATE_PATH_PATCH, plan.request, patching_pb2.SweepEstimate))
+
+    def causal_trace(
+        self, prompt: Prompts, subject: str | Positions | Sequence[Any], metric: Metric | Sequence[Metric] | None = None, **options: Any
+    ) -> CausalTrace:
+        """Causal tracing with noise (ROME); see fluoroscope.causal_trace.causal_trace for the arguments."""
+        return causal_trace(self, prompt, subject, metric, **options)
 
     def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
         """For `source_positions` of a sweep over prompts of unequal length: for each token of `base` the position in `source` whose value belongs there, -1
@@ -612,7 +672,7 @@ def _unequal(a: models_pb2.TokenizeReply.Row, b: models_pb2.TokenizeReply.Row, n
     )
 
 
-def _check_options(method: str, options: dict[str, Any]) -> None:
-    unknown = options.keys() - inspect.signature(sweeps.build).parameters.keys()
+def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build) -> None:
+    unknown = options.keys() - inspect.signature(build).parameters.keys()
     if unknown:
         raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fluoroscope._proto.v1 import patching_pb2
+from fluoroscope._proto.v1 import pairs_pb2, patching_pb2, plan_pb2
+from fluoroscope.interventions import Intervention
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
-from fluoroscope.selections import Bos, Positions, Prompts, as_ints, as_prompts, positions_message, prompt_messages
+from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, positions_message, prompt_messages
 
 AXES = {
     "site": patching_pb2.SWEEP_AXIS_SITE,
@@ -19,7 +20,7 @@ AXES = {
 }
 # The last axis of these is the position that is attended to.
 KEY_SITES = ("attn.hook_pattern", "attn.hook_attn_scores")
-DIRECTIONS = {"denoise": patching_pb2.SWEEP_DIRECTION_DENOISE, "noise": patching_pb2.SWEEP_DIRECTION_NOISE}
+DIRECTIONS = {"denoise": pairs_pb2.SWEEP_DIRECTION_DENOISE, "noise": pairs_pb2.SWEEP_DIRECTION_NOISE}
 KINDS = {
     "patch": patching_pb2.SWEEP_KIND_PATCH,
     "zero": patching_pb2.SWEEP_KIND_ZERO,
@@ -60,14 +61,14 @@ def build(
     unit_block: int = 1,
     references: Prompts | None = None,
     seed: int = 0,
+    window_before: int = 0,
+    corrupt_with: Sequence[Intervention] = (),
     bos: Bos = None,
     parse_special_tokens: bool = False,
 ) -> SweepPlan:
     """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong without the model."""
     rows, single = as_prompts(clean)
-    others, other_single = as_prompts(corrupt)
-    if (len(rows), single) != (len(others), other_single):
-        raise ValueError(f"clean has {len(rows)} prompts and corrupt {len(others)}; give one each, or two lists of the same length")
+    pairs = pair_messages(clean, corrupt, source_positions, bos, parse_special_tokens)
     sites = [short_site(name) for name in ([site] if isinstance(site, str) else site)]
     axes = [over] if isinstance(over, str) else list(over)
     if len(sites) > 1 and "site" not in axes:
@@ -76,28 +77,56 @@ def build(
         raise ValueError(f"over: 'source' is an axis of pattern and attn_scores only; {', '.join(sites)} has 'unit'")
     request = patching_pb2.SweepRequest(
         model=model,
+        pairs=pairs,
         sites=sites,
-        over=[_choice("unit" if axis == "source" else axis, AXES, "over") for axis in axes],
-        direction=_choice(direction, DIRECTIONS, "direction"),
-        kind=_choice(kind, KINDS, "kind"),
+        over=[choice("unit" if axis == "source" else axis, AXES, "over") for axis in axes],
+        direction=choice(direction, DIRECTIONS, "direction"),
+        kind=choice(kind, KINDS, "kind"),
         layers=as_ints(layers),
         heads=as_ints(heads),
         positions=positions_message(positions),
         window=window,
+        window_before=window_before,
         units=as_ints(units),
         unit_block=unit_block,
         references=[] if references is None else prompt_messages(as_prompts(references)[0], bos, parse_special_tokens),
         seed=seed,
     )
-    messages = [prompt_messages(prompts, bos, parse_special_tokens) for prompts in (rows, others)]
-    for number, (a, b, mapped) in enumerate(zip(*messages, _per_pair(source_positions, len(rows), single), strict=True)):
-        request.pairs.add(clean=a, corrupt=b, source_positions=mapped)
-        if mapped is not None and not len(mapped):
-            raise ValueError(f"source_positions of pair {number} is empty; leave it out where positions stay as they are")
     for name, places in (groups or {}).items():
         per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
         request.groups.add(name=name, positions=[positions_message(place) for place in per_pair])
+    messages, names = metric_messages(metric, rows)
+    request.metrics.extend(messages)
+    if corrupt_with:
+        request.corrupt_interventions.extend(_corruption(corrupt_with, len(rows)))
+    return SweepPlan(request, names, single)
+
+
+def pair_messages(
+    clean: Prompts,
+    corrupt: Prompts,
+    source_positions: Sequence[int] | Sequence[Sequence[int]] | None,
+    bos: Bos,
+    parse_special_tokens: bool,
+) -> list[pairs_pb2.SweepPair]:
+    """Two prompts, or two lists of them, as the protocol has them."""
+    rows, single = as_prompts(clean)
+    others, other_single = as_prompts(corrupt)
+    if (len(rows), single) != (len(others), other_single):
+        raise ValueError(f"clean has {len(rows)} prompts and corrupt {len(others)}; give one each, or two lists of the same length")
+    messages = [prompt_messages(prompts, bos, parse_special_tokens) for prompts in (rows, others)]
+    pairs = []
+    for number, (a, b, mapped) in enumerate(zip(*messages, _per_pair(source_positions, len(rows), single), strict=True)):
+        if mapped is not None and not len(mapped):
+            raise ValueError(f"source_positions of pair {number} is empty; leave it out where positions stay as they are")
+        pairs.append(pairs_pb2.SweepPair(clean=a, corrupt=b, source_positions=mapped))
+    return pairs
+
+
+def metric_messages(metric: Metric | Sequence[Metric], rows: Sequence[Row]) -> tuple[list[plan_pb2.Metric], dict[Metric, str]]:
+    """Metrics as the protocol has them, and the names the server knows them by."""
     chosen = [metric] if isinstance(metric, Metric) else list(metric)
+    messages: list[plan_pb2.Metric] = []
     names: dict[Metric, str] = {}
     for item in chosen:
         name = item.name
@@ -106,8 +135,20 @@ def build(
         names[item] = name
         for message in item.messages(rows, _no_reference, None):
             message.name = name  # the answers of each pair are the same metric
-            request.metrics.append(message)
-    return SweepPlan(request, names, single)
+            messages.append(message)
+    return messages, names
+
+
+def _corruption(edits: Sequence[Intervention], pairs: int) -> list[plan_pb2.Intervention]:
+    messages = []
+    for edit in edits:
+        if edit.source is not None or edit.own:
+            raise ValueError(f"corrupt_with: fs.{edit.kind} takes values from another prompt, which the runs of a sweep cannot")
+        rows = tuple(range(pairs)) if edit.where.rows is None else edit.where.rows
+        message = edit.make(())
+        message.select.CopyFrom(edit.where.message(edit.where.positions_of(0, 1), rows, None))
+        messages.append(message)
+    return messages
 
 
 def short_site(name: str) -> str:
@@ -116,7 +157,7 @@ def short_site(name: str) -> str:
     return name if "hook_" in name else hook_name((name, 0)).removeprefix("blocks.0.")
 
 
-def _choice(value: str, choices: Mapping[str, int], what: str) -> int:
+def choice(value: str, choices: Mapping[str, int], what: str) -> int:
     if value not in choices:
         raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
     return choices[value]

@@ -11,6 +11,8 @@ import numpy as np
 from fluoroscope._proto.v1 import patching_pb2
 from fluoroscope.errors import DataLossError, FluoroscopeWarning
 from fluoroscope.metrics import Metric
+from fluoroscope.path_result import PathResult
+from fluoroscope.paths import PathPlan
 from fluoroscope.results import Provenance, Timing
 from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
 from fluoroscope.sweep_result import AttributionCheck, Axis, SweepEstimate, SweepResult
@@ -18,36 +20,53 @@ from fluoroscope.sweep_result import AttributionCheck, Axis, SweepEstimate, Swee
 
 def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None) -> SweepResult:
     """Reads to the end, with a progress bar. Called by Model.sweep, so that warnings point to its caller."""
-    reader = _Reader(plan)
+    reader = _collect(messages, progress, "sweep")
+    header = cast(patching_pb2.SweepHeader, reader.header)
+    axes = _axes(plan.request, header)
+    per_pair = reader.per_pair([len(axis) for axis in axes])
+    title = _title(plan.request)
+    if header.convention:  # an attribution: scores are changes
+        per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
+        title = f"{title}, estimated by {header.convention.partition(':')[0]}"
+    shape = tuple(len(axis) for axis in axes)
+    checks = [reader.check(metric, shape) for metric in range(len(header.metrics))] if reader.has_check else ()
+    return SweepResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), title, header.convention, checks)
+
+
+def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None) -> PathResult:
+    """The same for path patching."""
+    reader = _collect(messages, progress, "path patching")
+    header = cast(patching_pb2.SweepHeader, reader.header)
+    names = {patching_pb2.SWEEP_AXIS_RECEIVER: "receiver", patching_pb2.SWEEP_AXIS_SENDER: "sender"}
+    axes = [Axis(names[axis.axis], tuple(axis.labels)) for axis in header.axes]
+    per_pair = reader.per_pair([len(axis) for axis in axes])
+    into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
+    return PathResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), f"paths, {into}", header.convention)
+
+
+def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Reader:
+    reader = _Reader()
     bar: Any = None
     try:
         for message in messages:
             cells = reader.feed(message)
             if bar is None and reader.header is not None:
-                bar = _progress_bar(reader.header.estimate.cells, progress) or False
+                bar = _progress_bar(reader.header.estimate.cells, progress, what) or False
             if bar:
                 bar.update(cells)
     finally:
         if bar:
             bar.close()
     reader.finish()
-    header, summary = cast(patching_pb2.SweepHeader, reader.header), cast(patching_pb2.SweepSummary, reader.summary)
-    for warning in summary.warnings:
-        warnings.warn(warning, FluoroscopeWarning, stacklevel=3)
+    for warning in cast(patching_pb2.SweepSummary, reader.summary).warnings:
+        warnings.warn(warning, FluoroscopeWarning, stacklevel=4)
+    return reader
+
+
+def _index(header: patching_pb2.SweepHeader, metrics: dict[Metric, str]) -> dict[Metric | str, int]:
     index: dict[Metric | str, int] = {name: i for i, name in enumerate(header.metrics)}
-    index.update({metric: index[name] for metric, name in plan.metrics.items()})
-    axes = _axes(plan.request, header)
-    per_pair = np.moveaxis(reader.values, 2, 1).reshape(len(reader.base), len(header.metrics), *(len(axis) for axis in axes))
-    title = _title(plan.request)
-    if header.convention:  # an attribution: scores are changes
-        per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
-        title = f"{title}, estimated by {header.convention.partition(':')[0]}"
-    shape = tuple(len(axis) for axis in axes)
-    return SweepResult(
-        axes, index, per_pair, reader.base, reader.source, SweepEstimate.of(header.estimate), Provenance.of(header.provenance),
-        Timing(summary.queue_ms, summary.run_ms, summary.tokens, summary.peak_bytes), tuple(summary.warnings), title, header.convention,
-        [reader.check(metric, shape) for metric in range(len(header.metrics))] if reader.has_check else (),
-    )
+    index.update({metric: index[name] for metric, name in metrics.items()})
+    return index
 
 
 def _axes(request: patching_pb2.SweepRequest, header: patching_pb2.SweepHeader) -> list[Axis]:
@@ -70,8 +89,7 @@ def _title(request: patching_pb2.SweepRequest) -> str:
 class _Reader:
     """Takes the messages of one Sweep reply and gives the whole. Trusts nothing: every cell must come exactly once."""
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self._plan = plan
+    def __init__(self) -> None:
         self.header: patching_pb2.SweepHeader | None = None
         self.summary: patching_pb2.SweepSummary | None = None
         self.done = 0
@@ -104,6 +122,15 @@ class _Reader:
             raise DataLossError("the reply ended without its header or its summary")
         if not self._seen.all() or np.isnan(self.base).all(-1).any():
             raise DataLossError(f"the reply ended with {int(self._seen.sum())} of {self._seen.size} cells")
+
+    def per_pair(self, sizes: list[int]) -> np.ndarray:
+        """[pairs, metrics, *axes]."""
+        return np.moveaxis(self.values, 2, 1).reshape(*self.base.shape, *sizes)
+
+    def about(self) -> tuple[SweepEstimate, Provenance, Timing, tuple[str, ...]]:
+        header, summary = cast(patching_pb2.SweepHeader, self.header), cast(patching_pb2.SweepSummary, self.summary)
+        timing = Timing(summary.queue_ms, summary.run_ms, summary.tokens, summary.peak_bytes)
+        return SweepEstimate.of(header.estimate), Provenance.of(header.provenance), timing, tuple(summary.warnings)
 
     def _begin(self, header: patching_pb2.SweepHeader) -> None:
         self.header = header
@@ -145,7 +172,7 @@ class _Reader:
         return AttributionCheck(np.array(found.cells, np.int64), exact, spearman, of_metric.precision, of_metric.top)
 
 
-def _progress_bar(total: int, shown: bool | None) -> Any:
+def _progress_bar(total: int, shown: bool | None, what: str) -> Any:
     """A tqdm bar (on a terminal or in a notebook), or None: without tqdm, or when not wanted. Quick sweeps are over before it shows."""
     if shown is False:
         return None
@@ -153,4 +180,4 @@ def _progress_bar(total: int, shown: bool | None) -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    return tqdm(total=total, desc="sweep", unit="cell", delay=0 if shown else 1, disable=None if shown is None else False, leave=False)
+    return tqdm(total=total, desc=what, unit="cell", delay=0 if shown else 1, disable=None if shown is None else False, leave=False)

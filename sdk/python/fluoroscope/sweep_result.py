@@ -58,7 +58,7 @@ class SweepEstimate:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the result: "layer", "position", "head", "site", "unit" or "source", with what its places are called."""
+    """One axis of the result: "layer", "position", "head", "site", "unit", "source", "receiver" or "sender", with what its places are called."""
 
     name: str
     labels: tuple[str, ...]
@@ -133,7 +133,7 @@ class SweepResult:
         metrics, per_pair, base, source = self._all
         if metric not in metrics:
             raise KeyError(f"{metric!r} is not one of the sweep's metrics: {', '.join(repr(m) for m in metrics if isinstance(m, str))}")
-        return SweepResult(
+        return type(self)(
             self.axes, metrics, per_pair, base, source, self.estimate, self.provenance, self.timing, self.warnings, self._title, self.convention,
             self._checks, metrics[metric],
         )
@@ -194,7 +194,7 @@ class SweepResult:
         shape = " x ".join(f"{len(axis)} {axis.name}{'s' if len(axis) != 1 else ''}" for axis in self.axes)
         pairs = f", mean of {len(self.base)} pairs" if len(self.base) > 1 else ""
         lines = [
-            f"SweepResult of {self.provenance.model}: {self._title}, {shape}{pairs}",
+            f"{type(self).__name__} of {self.provenance.model}: {self._title}, {shape}{pairs}",
             f"  {self.metric}: base {self.base.mean():+.3f}, source {self.source.mean():+.3f}",
         ]
         lines += [f"  {value:+8.3f}  " + ", ".join(f"{axis.name} {label}" for axis, label in zip(self.axes, labels, strict=True))

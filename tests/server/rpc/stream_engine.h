@@ -51,6 +51,12 @@ class StreamEngine final : public engine::Engine {
   void EstimateSweep(api::SweepRequest, api::CallContext, Callback<api::SweepCost> done) override {
     done(absl::UnimplementedError("no model here"));
   }
+  void PathPatch(api::PathRequest, api::CallContext, std::shared_ptr<api::SweepSink> sink) override {
+    sink->Finish(absl::UnimplementedError("no model here"));
+  }
+  void EstimatePathPatch(api::PathRequest, api::CallContext, Callback<api::SweepCost> done) override {
+    done(absl::UnimplementedError("no model here"));
+  }
   void Poke() override { ++pokes; }
   bool Healthy() const override { return true; }
   void Drain(std::chrono::milliseconds) override {}

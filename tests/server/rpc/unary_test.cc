@@ -100,7 +100,8 @@ TEST_F(UnaryTest, ErrorsCarryCodeAndMessage) {
 
 TEST_F(UnaryTest, MalformedBytesAreInvalidAndTheServerGoesOn) {
   for (const char* method : {"/fluoroscope.v1.Models/GetModel", "/fluoroscope.v1.Inference/Estimate", "/fluoroscope.v1.Inference/Forward",
-                             "/fluoroscope.v1.Patching/EstimateSweep", "/fluoroscope.v1.Patching/Sweep"}) {
+                             "/fluoroscope.v1.Patching/EstimateSweep", "/fluoroscope.v1.Patching/Sweep",
+                             "/fluoroscope.v1.Patching/PathPatch", "/fluoroscope.v1.Patching/EstimatePathPatch"}) {
     for (const std::string& bytes : {std::string("\xff\xff\xff\xff"),
                                      std::string("\x0a\x7f"
                                                  "short"),

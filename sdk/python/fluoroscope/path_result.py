@@ -1,0 +1,55 @@
+"""What path patching found."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from fluoroscope.sweep_result import Axis, SweepResult
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+
+class PathResult(SweepResult):
+    """A SweepResult with the axes "receiver" and "sender"; `convention` says what was frozen.
+
+    A value is the metric when the receiver reads what the sender says in the source run, and all else is as in the base run. `scores` are the changes.
+    """
+
+    def by_head(self) -> SweepResult:
+        """The same with the senders, which must be all heads of some layers in order, as two axes: [receiver, layer, head]; a single receiver has no axis.
+
+        Raises:
+          ValueError: the senders are not such a grid.
+        """
+        senders = self.axes[1].labels
+        places = [re.fullmatch(r"(\d+)\.(\d+)", label) for label in senders]
+        layers = list(dict.fromkeys(place[1] for place in places if place))
+        heads = list(dict.fromkeys(place[2] for place in places if place))
+        if list(senders) != [f"{layer}.{head}" for layer in layers for head in heads]:
+            raise ValueError("the senders are not all heads of some layers, so they have no layer and head axes")
+        metrics, per_pair, base, source = self._all
+        receivers = self.axes[0]
+        several = len(receivers) > 1
+        axes = [*([receivers] if several else []), Axis("layer", tuple(layers)), Axis("head", tuple(heads))]
+        shape = (*per_pair.shape[:2], *(len(axis) for axis in axes))
+        title = self._title if several else f"{self._title} to {receivers.labels[0]}"
+        return SweepResult(axes, metrics, per_pair.reshape(shape), base, source, self.estimate, self.provenance, self.timing, self.warnings, title,
+                           self.convention, metrics[self.metric])  # fmt: skip
+
+    def plot(self, *, by_head: bool | None = None, **options: Any) -> plotly.graph_objects.Figure:
+        """A heat map of receivers by senders; where the senders are all heads, of layers by heads with a slider over receivers.
+
+        Args:
+          by_head: False: always receivers by senders. True: layers by heads, ValueError where that cannot be. Default: where it can be.
+          options: see fluoroscope.sweep_plot.figure. The colours show the metric itself unless `normalize=True`.
+        """
+        options.setdefault("normalize", False)
+        if by_head is not False:
+            try:
+                return self.by_head().plot(**options)
+            except ValueError:
+                if by_head:
+                    raise
+        return super().plot(**options)

@@ -1,0 +1,47 @@
+#include "engine/load_model.h"
+
+#include <chrono>
+
+#include "base/status_macros.h"
+#include "obs/metrics.h"
+#include "obs/version.h"
+
+namespace fluoroscope::engine {
+
+absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig& config, const std::string& device_name, at::Device device,
+                                                       obs::Metrics& metrics) {
+  const auto start = std::chrono::steady_clock::now();
+  auto model = std::make_shared<LoadedModel>();
+  model->name = config.name;
+  model->device = device_name;
+  absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
+  if (!weights.ok())
+    return absl::Status(weights.status().code(),
+                        "model '" + config.name + "' (" + config.path + "): " + std::string(weights.status().message()));
+  model->model = *std::move(weights);
+  absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
+  if (tokenizer.ok()) {
+    model->tokenizer = *std::move(tokenizer);
+  } else if (!absl::IsNotFound(tokenizer.status())) {
+    return absl::Status(tokenizer.status().code(), "model '" + config.name + "': " + std::string(tokenizer.status().message()));
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  metrics.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
+  return model;
+}
+
+api::Provenance ProvenanceOf(const LoadedModel& model, uint32_t threads) {
+  const api::ModelInfo info = model.Info();
+  api::Provenance provenance;
+  provenance.model = info.name;
+  provenance.revision = info.revision;
+  provenance.weights_sha256 = info.weights_sha256;
+  provenance.tokenizer_sha256 = info.tokenizer_sha256;
+  provenance.dtype = info.dtype;
+  provenance.device = info.device;
+  provenance.server_version = std::string(obs::Version());
+  provenance.threads = threads;
+  return provenance;
+}
+
+}  // namespace fluoroscope::engine

@@ -1,0 +1,265 @@
+#include "sweep/path_planner.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include "sweep/piece_builder.h"
+
+namespace fluoroscope::sweep {
+namespace {
+
+using model::Part;
+using model::Site;
+using Is = Piece::Row::Is;
+
+// A piece takes senders until one of these is reached: rows, and numbers that senders keep for receivers.
+constexpr size_t kMaxRows = 8192;
+constexpr size_t kMaxKept = size_t{1} << 24;
+
+constexpr size_t kBaseWave = 0, kSenderWave = 1, kCellWave = 2;
+
+// Where a sender is first felt, and where a receiver reads.
+run::Point FeltAt(const PathNode& sender) {
+  if (sender.site == Site::kEmbed) return {0, Part::kAttention};
+  return sender.site == Site::kZ ? run::Point{sender.layer, Part::kMlp} : run::Point{sender.layer + 1, Part::kAttention};
+}
+run::Point ReadsAt(const PathNode& receiver, int64_t layers) {
+  if (receiver.site == Site::kLnFinalNormalized) return {layers, Part::kFinal};
+  return {receiver.layer, receiver.site == Site::kMlpIn ? Part::kMlp : Part::kAttention};
+}
+// Where a row begins that has this sender's output changed.
+run::Point ChangedAt(const PathNode& sender) {
+  return sender.site == Site::kEmbed ? run::Point{0, Part::kAttention}
+                                     : run::Point{sender.layer, sender.site == Site::kZ ? Part::kAttention : Part::kMlp};
+}
+
+// The positions at which a sender says something new. A value is the base's own when all tokens up to its position are the same; an
+// embedding when its own token is.
+std::vector<int64_t> Altered(const Pair& pair, const PathEnd& sender, size_t index) {
+  const bool own_token_only = std::all_of(sender.nodes.begin(), sender.nodes.end(), [](const auto& n) { return n.site == Site::kEmbed; });
+  const size_t common = pair.Common(pair.source_ids);
+  std::vector<int64_t> altered;
+  for (int64_t position : sender.positions[index]) {
+    const size_t p = static_cast<size_t>(position);
+    const int64_t source = pair.source_of[p];
+    if (source < 0) continue;
+    if (source == position && (p < common || (own_token_only && pair.source_ids[p] == pair.base_ids[p]))) continue;
+    altered.push_back(position);
+  }
+  return altered;
+}
+
+std::vector<int64_t> Common(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
+  std::vector<int64_t> both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+  return both;
+}
+
+std::vector<int64_t> PlacesIn(const std::vector<int64_t>& all, const std::vector<int64_t>& some) {
+  std::vector<int64_t> places;
+  for (int64_t value : some) places.push_back(std::lower_bound(all.begin(), all.end(), value) - all.begin());
+  return places;
+}
+
+class PathPlanner {
+ public:
+  explicit PathPlanner(const PathPlan& paths) : paths_(paths), arch_(paths.model->arch), build_(paths.model) {}
+
+  Piece Plan(size_t begin) {
+    const size_t receivers = paths_.receivers.size(), senders = paths_.senders.size();
+    size_t at = begin;
+    std::optional<uint32_t> pair;
+    while (at < paths_.cells() && (at == begin || (build_.rows() < kMaxRows && kept_ < kMaxKept))) {
+      const uint32_t here = static_cast<uint32_t>(at / (receivers * senders));
+      if (pair != here) BeginPair(here);
+      pair = here;
+      AddSender(here, static_cast<uint32_t>(at / receivers % senders));
+      at += receivers;
+    }
+    return build_.Finish(at);
+  }
+
+ private:
+  // What senders keep of one site and layer for the receivers there.
+  struct Heard {
+    size_t key = 0;
+    std::vector<int64_t> heads;
+  };
+
+  void BeginPair(uint32_t index) {
+    const Pair& pair = paths_.pairs[index];
+    base_ = build_.NewRow({Is::kBase, index, 0}, pair.base_ids, kBaseWave).index;
+    source_ = build_.NewRow({Is::kSource, index, 0}, pair.source_ids, kBaseWave).index;
+    build_.row(base_).metrics = pair.base_metrics;
+    build_.row(source_).metrics = pair.source_metrics;
+    trunk_ = build_.NewTrunk(base_);
+    const std::vector<size_t> nowhere(static_cast<size_t>(arch_.layers), run::TrunkPlan::kNotKept);
+    build_.trunk(trunk_).attn_out = build_.trunk(trunk_).mlp_out = nowhere;
+  }
+
+  uint32_t CellOf(size_t receiver, size_t sender) const { return static_cast<uint32_t>(receiver * paths_.senders.size() + sender); }
+
+  void AddSender(uint32_t index, uint32_t number) {
+    const Pair& pair = paths_.pairs[index];
+    const PathEnd& sender = paths_.senders[number];
+    const std::vector<int64_t> altered = Altered(pair, sender, index);
+    run::Point felt{arch_.layers, Part::kFinal};
+    for (const PathNode& node : sender.nodes) felt = std::min(felt, FeltAt(node));
+    // What each receiver hears of it: the positions, and the nodes that it reaches.
+    std::vector<std::vector<int64_t>> where(paths_.receivers.size());
+    std::optional<uint32_t> logits;
+    std::map<std::pair<int64_t, Site>, std::set<int64_t>> heads;
+    for (size_t r = 0; r < where.size(); ++r) {
+      const PathEnd& receiver = paths_.receivers[r];
+      if (receiver.logits()) {
+        logits = static_cast<uint32_t>(r);
+        continue;
+      }
+      where[r] = Common(altered, receiver.positions[index]);
+      bool reached = false;
+      for (const PathNode& node : receiver.nodes) {
+        if (where[r].empty() || felt > ReadsAt(node, arch_.layers)) continue;
+        reached = true;
+        heads[{node.layer, node.site}].insert(node.heads.begin(), node.heads.end());
+      }
+      if (!reached) where[r].clear();
+      if (MetricsFrom(pair, where[r]).empty()) {
+        where[r].clear();
+        build_.Fill({Is::kCell, index, CellOf(r, number)});
+      }
+    }
+    std::vector<run::MetricPlan> own_metrics;
+    if (logits) {
+      for (const run::MetricPlan& metric : pair.base_metrics)
+        if (std::binary_search(altered.begin(), altered.end(), metric.positions.front())) own_metrics.push_back(metric);
+      if (own_metrics.empty()) build_.Fill({Is::kCell, index, CellOf(*logits, number)});
+    }
+    const bool heard = std::any_of(where.begin(), where.end(), [](const auto& positions) { return !positions.empty(); });
+    if (!heard && own_metrics.empty()) return;
+    const uint32_t own_cell = logits ? CellOf(*logits, number) : 0;
+    const size_t row = SenderRow(index, sender, felt, altered, own_cell, std::move(own_metrics));
+    std::map<std::pair<int64_t, Site>, Heard> said;
+    for (const auto& [place, chosen] : heads) {
+      Heard& one = said[place];
+      one.heads.assign(chosen.begin(), chosen.end());
+      one.key = build_.Keep(row, run::Place{place.second, place.first, altered, one.heads, {}});
+      kept_ += altered.size() * static_cast<size_t>(one.heads.empty() ? arch_.d_model : arch_.d_head * static_cast<int64_t>(chosen.size()));
+    }
+    for (size_t r = 0; r < where.size(); ++r)
+      if (!where[r].empty()) AddCell(index, CellOf(r, number), paths_.receivers[r], felt, altered, where[r], said);
+  }
+
+  static std::vector<run::MetricPlan> MetricsFrom(const Pair& pair, const std::vector<int64_t>& positions) {
+    std::vector<run::MetricPlan> metrics;
+    if (positions.empty()) return metrics;
+    for (const run::MetricPlan& metric : pair.base_metrics)
+      if (metric.positions.front() >= positions.front()) metrics.push_back(metric);
+    return metrics;
+  }
+
+  // The run with the sender's output changed and everything else frozen.
+  size_t SenderRow(uint32_t index, const PathEnd& sender, run::Point felt, const std::vector<int64_t>& altered, uint32_t cell,
+                   std::vector<run::MetricPlan> metrics) {
+    const Pair& pair = paths_.pairs[index];
+    run::Point start{arch_.layers, Part::kFinal};
+    for (const PathNode& node : sender.nodes) start = std::min(start, ChangedAt(node));
+    build_.BeginsAt(trunk_, base_, start);
+    const size_t row = build_.NewRow({metrics.empty() ? Is::kLender : Is::kCell, index, cell}, pair.base_ids, kSenderWave).index;
+    std::vector<int64_t> lines;  // the row's positions
+    for (int64_t p = altered.front(); p < static_cast<int64_t>(pair.base_ids.size()); ++p) lines.push_back(p);
+
+    run::FreezePlan freeze{trunk_, std::vector<bool>(static_cast<size_t>(arch_.layers), true),
+                           std::vector<bool>(static_cast<size_t>(arch_.layers), paths_.freeze_mlps)};
+    std::vector<run::EditPlan> edits;
+    const auto copy = [&](size_t key, Site site, int64_t layer, const std::vector<int64_t>& to, const std::vector<int64_t>& from,
+                          const std::vector<int64_t>& chosen) {
+      edits.push_back({{site, layer, to, chosen, {}}, intervention::Copy{key, from, chosen, {}}});
+    };
+    const auto hold = [&](Site site, int64_t layer) { copy(build_.Keep(base_, site, layer), site, layer, lines, lines, {}); };
+    std::vector<int64_t> there;
+    for (int64_t p : altered) there.push_back(pair.source_of[static_cast<size_t>(p)]);
+    std::set<std::pair<Site, int64_t>> open;
+    for (const PathNode& node : sender.nodes) {
+      const Site site = node.site == Site::kEmbed ? Site::kResidPre : node.site;
+      // The part that the sender belongs to is computed, so that it can be changed. Where it sees a change, the rest of it is held.
+      const bool first = open.insert({site, node.layer}).second;
+      if (site == Site::kZ) freeze.attention[static_cast<size_t>(node.layer)] = false;
+      if (site == Site::kMlpOut) freeze.mlp[static_cast<size_t>(node.layer)] = false;
+      if (first && felt <= ChangedAt(node) && (site == Site::kZ || (site == Site::kMlpOut && paths_.freeze_mlps))) hold(site, node.layer);
+    }
+    for (const PathNode& node : sender.nodes) {
+      const Site site = node.site == Site::kEmbed ? Site::kResidPre : node.site;
+      copy(build_.Keep(source_, site, node.layer), site, node.layer, altered, there, node.heads);
+    }
+    if (paths_.freeze_norms) {
+      for (int64_t layer = start.layer; layer < arch_.layers; ++layer) {
+        if (start < run::Point{layer, Part::kMlp}) hold(Site::kLn1Scale, layer);
+        if (!freeze.mlp[static_cast<size_t>(layer)]) hold(Site::kLn2Scale, layer);
+      }
+      if (!metrics.empty()) hold(Site::kLnFinalScale, 0);
+    }
+    for (int64_t layer = start.layer; layer < arch_.layers; ++layer) {
+      const size_t l = static_cast<size_t>(layer);
+      if (freeze.attention[l]) build_.trunk(trunk_).attn_out[l] = build_.Keep(base_, Site::kAttnOut, layer);
+      if (freeze.mlp[l]) build_.trunk(trunk_).mlp_out[l] = build_.Keep(base_, Site::kMlpOut, layer);
+    }
+    run::RowPlan& plan = build_.row(row);
+    plan.fork = run::ForkPlan{trunk_, start, altered.front()};
+    plan.freeze = std::move(freeze);
+    plan.edits = std::move(edits);
+    plan.metrics = std::move(metrics);
+    return row;
+  }
+
+  // The base run with the receiver reading what the sender's run has kept.
+  void AddCell(uint32_t index, uint32_t cell, const PathEnd& receiver, run::Point felt, const std::vector<int64_t>& altered,
+               const std::vector<int64_t>& where, const std::map<std::pair<int64_t, Site>, Heard>& said) {
+    const Pair& pair = paths_.pairs[index];
+    run::Point start{arch_.layers, Part::kFinal};
+    for (const PathNode& node : receiver.nodes)
+      if (felt <= ReadsAt(node, arch_.layers)) start = std::min(start, ReadsAt(node, arch_.layers));
+    // Where the receiver listens and hears nothing new it reads the base run's value, also when an earlier part of it has changed that.
+    std::vector<int64_t> silent;
+    for (int64_t p : receiver.positions[index])
+      if (p > where.front() && !std::binary_search(where.begin(), where.end(), p)) silent.push_back(p);
+    std::vector<run::EditPlan> edits;
+    for (const PathNode& node : receiver.nodes) {
+      if (felt > ReadsAt(node, arch_.layers)) continue;  // in front of everything that changes
+      if (!silent.empty() && ReadsAt(node, arch_.layers) > start)
+        edits.push_back({{node.site, node.layer, silent, node.heads, {}},
+                         intervention::Copy{build_.Keep(base_, node.site, node.layer), silent, node.heads, {}}});
+      const Heard& heard = said.at({node.layer, node.site});
+      edits.push_back({{node.site, node.layer, where, node.heads, {}},
+                       intervention::Copy{heard.key, PlacesIn(altered, where), PlacesIn(heard.heads, node.heads), {}}});
+    }
+    build_.BeginsAt(trunk_, base_, start);
+    run::RowPlan& row = build_.NewRow({Is::kCell, index, cell}, pair.base_ids, kCellWave);
+    row.fork = run::ForkPlan{trunk_, start, where.front()};
+    row.edits = std::move(edits);
+    row.metrics = MetricsFrom(pair, where);
+  }
+
+  const PathPlan& paths_;
+  const model::Architecture& arch_;
+  PieceBuilder build_;
+  size_t kept_ = 0;
+  size_t base_ = 0, source_ = 0, trunk_ = 0;  // of the pair that is being planned
+};
+
+}  // namespace
+
+Piece PlanPaths(const PathPlan& paths, size_t begin) { return PathPlanner(paths).Plan(begin); }
+
+Pieces PiecesOf(PathPlan paths) {
+  const auto plan = std::make_shared<const PathPlan>(std::move(paths));
+  return {plan->cells(), [plan](size_t begin) { return PlanPaths(*plan, begin); }};
+}
+
+api::SweepCost CostOf(const PathPlan& paths) {
+  return CostOf({paths.cells(), [&](size_t begin) { return PlanPaths(paths, begin); }}, paths.model, paths.pairs);
+}
+
+}  // namespace fluoroscope::sweep

@@ -1,0 +1,47 @@
+// The planner of path patching: a grid of receivers by senders, each cell exact (proto/fluoroscope/v1/path.proto says what a cell is).
+//
+// Senders are rows that fork from the base run at the sender's layer. Behind it attention is frozen, so they have no keys and values there
+// and take only MLPs (unless frozen) and norms; in passing they keep what the receivers would read. Every cell is then a row that forks
+// from the base run at its receiver's layer with that put in place. Cells whose sender cannot reach their receiver, or says nothing new,
+// are the base run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sweep/pieces.h"
+
+namespace fluoroscope::sweep {
+
+// Senders: kZ (heads), kMlpOut, kEmbed. Receivers: kQ, kK, kV, kMlpIn, kLnFinalNormalized (stands for the logits).
+struct PathNode {
+  model::Site site = model::Site::kZ;
+  int64_t layer = 0;
+  std::vector<int64_t> heads;  // ascending; all that act, listed; empty where the site has none
+};
+
+// Nodes that act together.
+struct PathEnd {
+  std::vector<PathNode> nodes;                  // at least one; the logits alone
+  std::vector<std::vector<int64_t>> positions;  // by pair: of the base prompt, ascending
+  bool logits() const { return nodes.front().site == model::Site::kLnFinalNormalized; }
+};
+
+struct PathPlan {
+  std::shared_ptr<const model::Model> model;
+  std::vector<Pair> pairs;  // without groups, donors and edits
+  std::vector<PathEnd> senders, receivers;
+  bool freeze_mlps = false, freeze_norms = false;
+
+  size_t cells() const { return pairs.size() * senders.size() * receivers.size(); }
+};
+
+// Plans all receivers of some senders, from cell `begin` of the line on, which lists pair by pair and sender by sender. Cells are numbered
+// receiver * senders + sender.
+Piece PlanPaths(const PathPlan& paths, size_t begin);
+
+Pieces PiecesOf(PathPlan paths);
+api::SweepCost CostOf(const PathPlan& paths);
+
+}  // namespace fluoroscope::sweep

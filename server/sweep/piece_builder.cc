@@ -1,0 +1,63 @@
+#include "sweep/piece_builder.h"
+
+#include <numeric>
+#include <tuple>
+
+namespace fluoroscope::sweep {
+
+using model::Part;
+using model::Site;
+
+run::RowPlan& PieceBuilder::NewRow(Piece::Row meaning, const std::vector<int64_t>& ids, size_t wave) {
+  waves_[wave].push_back(piece_.plan.rows.size());
+  run::RowPlan& row = piece_.plan.rows.emplace_back();
+  row.index = static_cast<uint32_t>(piece_.rows.size());
+  row.ids = ids;
+  piece_.rows.push_back(meaning);
+  return row;
+}
+
+size_t PieceBuilder::Keep(size_t row, Site site, int64_t layer) {
+  const auto [it, is_new] = kept_.try_emplace({row, site, layer}, keys_);
+  if (!is_new) return it->second;
+  std::vector<int64_t> all(piece_.plan.rows[row].ids.size());
+  std::iota(all.begin(), all.end(), 0);
+  return Keep(row, {site, layer, std::move(all), {}, {}});
+}
+
+size_t PieceBuilder::Keep(size_t row, run::Place place) {
+  piece_.plan.rows[row].keeps.push_back({std::move(place), keys_});
+  return keys_++;
+}
+
+size_t PieceBuilder::NewTrunk(size_t row) {
+  const model::Architecture& arch = piece_.plan.model->arch;
+  const size_t index = piece_.plan.trunks.size();
+  run::TrunkPlan trunk;
+  trunk.resid_pre.assign(static_cast<size_t>(arch.layers), run::TrunkPlan::kNotKept);
+  trunk.resid_mid = trunk.resid_pre;
+  const Site keys = arch.positions == model::PositionScheme::kRotary ? Site::kRotK : Site::kK;
+  for (int64_t layer = 0; layer < arch.layers; ++layer) {
+    trunk.k.push_back(Keep(row, keys, layer));
+    trunk.v.push_back(Keep(row, Site::kV, layer));
+  }
+  piece_.plan.trunks.push_back(std::move(trunk));
+  return index;
+}
+
+void PieceBuilder::BeginsAt(size_t trunk, size_t row, run::Point start) {
+  const bool mlp = start.part == Part::kMlp;
+  run::TrunkPlan& plan = piece_.plan.trunks[trunk];
+  (mlp ? plan.resid_mid : plan.resid_pre)[static_cast<size_t>(start.layer)] =
+      Keep(row, mlp ? Site::kResidMid : Site::kResidPre, start.layer);
+}
+
+Piece PieceBuilder::Finish(size_t end) {
+  piece_.end = end;
+  for (auto& [_, rows] : waves_) piece_.plan.waves.push_back(std::move(rows));
+  piece_.plan.kept_values = keys_;
+  piece_.plan.Finish();
+  return std::move(piece_);
+}
+
+}  // namespace fluoroscope::sweep

@@ -1,0 +1,46 @@
+// What planners of pieces share: rows, kept values, and a base run inside which other rows begin.
+#pragma once
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "model/model.h"
+#include "sweep/pieces.h"
+
+namespace fluoroscope::sweep {
+
+// Builds one piece; belongs to its planner.
+class PieceBuilder {
+ public:
+  explicit PieceBuilder(std::shared_ptr<const model::Model> model) { piece_.plan.model = std::move(model); }
+
+  // A row that runs in the given wave. The reference lasts until the next row.
+  run::RowPlan& NewRow(Piece::Row meaning, const std::vector<int64_t>& ids, size_t wave);
+  run::RowPlan& row(size_t index) { return piece_.plan.rows[index]; }
+  size_t rows() const { return piece_.plan.rows.size(); }
+
+  // A row's value at a site, at all its positions: the key. The same value is kept once.
+  size_t Keep(size_t row, model::Site site, int64_t layer);
+  // At some places of it: a key of its own.
+  size_t Keep(size_t row, run::Place place);
+
+  // The row becomes a trunk, with keys and values of all layers: its index.
+  size_t NewTrunk(size_t row);
+  run::TrunkPlan& trunk(size_t index) { return piece_.plan.trunks[index]; }
+  // Makes a trunk of `row` keep what a row needs that begins at this point.
+  void BeginsAt(size_t trunk, size_t row, run::Point start);
+
+  void Fill(Piece::Row cell) { piece_.filled.push_back(cell); }
+
+  // The finished piece; the builder is used up.
+  Piece Finish(size_t end);
+
+ private:
+  Piece piece_;
+  std::map<size_t, std::vector<size_t>> waves_;
+  std::map<std::tuple<size_t, model::Site, int64_t>, size_t> kept_;
+  size_t keys_ = 0;
+};
+
+}  // namespace fluoroscope::sweep

@@ -1,0 +1,52 @@
+#include "sweep/pieces.h"
+
+#include <algorithm>
+
+#include "run/cost.h"
+
+namespace fluoroscope::sweep {
+
+size_t Pair::Common(const std::vector<int64_t>& donor) const {
+  size_t common = static_cast<size_t>(std::mismatch(base_ids.begin(), base_ids.end(), donor.begin(), donor.end()).first - base_ids.begin());
+  const bool from_source = donor_ids.empty();  // lenders run without edits
+  const auto edited = [&](const run::EditPlan& edit) { common = std::min(common, static_cast<size_t>(edit.place.positions.front())); };
+  for (const run::EditPlan& edit : base_edits) edited(edit);
+  if (from_source)
+    for (const run::EditPlan& edit : source_edits) edited(edit);
+  return common;
+}
+
+bool Pair::Edited(int64_t position) const {
+  for (const auto* edits : {&base_edits, &source_edits})
+    for (const run::EditPlan& edit : *edits)
+      if (std::binary_search(edit.place.positions.begin(), edit.place.positions.end(), position)) return true;
+  return false;
+}
+
+api::SweepCost CostOf(const Pieces& pieces, const std::shared_ptr<const model::Model>& model, const std::vector<Pair>& pairs) {
+  api::SweepCost cost;
+  cost.cells = pieces.cells;
+  for (size_t at = 0; at < pieces.cells;) {
+    const Piece piece = pieces.plan(at);
+    const run::Cost run = run::CostOf(piece.plan);
+    cost.flops += run.flops;
+    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes);
+    cost.filled_cells += piece.filled.size();
+    at = piece.end;
+  }
+  double base_flops = 0;  // one whole forward of each pair's base
+  for (const Pair& pair : pairs) {
+    run::RunPlan forward;
+    forward.model = model;
+    run::RowPlan& row = forward.rows.emplace_back();
+    row.ids = pair.base_ids;
+    row.metrics = pair.base_metrics;
+    forward.waves = {{0}};
+    forward.Finish();
+    base_flops += run::CostOf(forward).flops;
+  }
+  cost.forwards_flops = base_flops * static_cast<double>(pieces.cells / std::max<size_t>(1, pairs.size()));
+  return cost;
+}
+
+}  // namespace fluoroscope::sweep

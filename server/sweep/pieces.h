@@ -1,0 +1,51 @@
+// Work that is planned and run piece by piece: what the run of a sweep needs to know of its plan.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "api/sweep.h"
+#include "model/model.h"
+#include "run/plan.h"
+
+namespace fluoroscope::sweep {
+
+// A part of the work, small enough to be planned and kept in memory at once.
+struct Piece {
+  struct Row {
+    enum class Is { kBase, kSource, kLender, kCell } is = Is::kCell;  // a lender gives values and has no metrics
+    uint32_t pair = 0, cell = 0;
+  };
+  run::RunPlan plan;        // finished; each row's index is its own place
+  std::vector<Row> rows;    // what the plan's rows are
+  std::vector<Row> filled;  // cells that are their pair's base run
+  size_t end = 0;           // the first cell of the line that is not in this piece
+};
+
+// The work of all pairs in one line, in whatever order; a piece begins at a place on it.
+struct Pieces {
+  size_t cells = 0;
+  std::function<Piece(size_t begin)> plan;
+};
+
+// Two prompts, resolved. Groups and the base's metrics are about the base prompt's positions.
+struct Pair {
+  std::vector<int64_t> base_ids, source_ids;
+  std::vector<int64_t> donor_ids;                             // whose values are copied; empty: the source's
+  std::vector<int64_t> source_of;                             // by base position: the source position whose value goes there, -1 for none
+  std::vector<std::vector<int64_t>> groups;                   // places on the position axis: base positions, ascending
+  std::vector<run::MetricPlan> base_metrics, source_metrics;  // one per metric, with one position each
+  std::vector<run::EditPlan> base_edits, source_edits;        // of the runs themselves, at the embedding
+
+  // The first position at which the base run differs from that of the given tokens in the same places, before any cell changes anything.
+  size_t Common(const std::vector<int64_t>& donor) const;
+  // Whether the base run's own embedding at a position is edited.
+  bool Edited(int64_t position) const;
+};
+
+// What the whole work costs, piece by piece. `model` runs it; every pair has equally many cells.
+api::SweepCost CostOf(const Pieces& pieces, const std::shared_ptr<const model::Model>& model, const std::vector<Pair>& pairs);
+
+}  // namespace fluoroscope::sweep
