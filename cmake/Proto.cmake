@@ -8,10 +8,10 @@ function(fs_proto target)
   set(sources "")
   foreach(proto ${ARG_SERVICES} ${ARG_MESSAGES})
     string(REGEX REPLACE "\\.proto$" "" stem ${proto})
-    set(generated ${out}/${stem}.pb.cc)
+    set(generated ${out}/${stem}.pb.cc ${out}/${stem}.pb.h)  # headers too: what includes them must be compiled again
     set(command protobuf::protoc -I ${CMAKE_SOURCE_DIR}/proto --cpp_out=${out})
     if(proto IN_LIST ARG_SERVICES)
-      list(APPEND generated ${out}/${stem}.grpc.pb.cc)
+      list(APPEND generated ${out}/${stem}.grpc.pb.cc ${out}/${stem}.grpc.pb.h)
       list(APPEND command --grpc_out=${out} --plugin=protoc-gen-grpc=${GRPC_CPP_PLUGIN})
     endif()
     add_custom_command(OUTPUT ${generated} COMMAND ${command} ${CMAKE_SOURCE_DIR}/proto/${proto}

@@ -1,5 +1,6 @@
 """Wheels, source distributions and editable installs bring the generated protobuf classes with them."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -44,7 +45,8 @@ def environment(path: Path) -> Path:
 
 
 def run(*command: object, **options) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which might lead to the checkout
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=elsewhere, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
