@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "api/path.h"
 #include "api/sweep.h"
 
 namespace fluoroscope::api {
@@ -20,6 +21,14 @@ struct AttributionRequest {
   AttributionMethod method = AttributionMethod::kAttributionPatching;
   uint32_t steps = 8;  // of kIntegratedGradients
   AttributionVerify verify;
+};
+
+enum class EdgeMethod { kEap, kEapIg };
+
+struct EdgesRequest {
+  PathRequest paths;
+  EdgeMethod method = EdgeMethod::kEap;
+  uint32_t steps = 8;  // of kEapIg
 };
 
 }  // namespace fluoroscope::api

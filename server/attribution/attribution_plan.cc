@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "attribution/pair_attribution.h"
 #include "run/cost.h"
 #include "run/gradient_run.h"
 
@@ -38,13 +39,12 @@ std::string ConventionOf(const AttributionPlan& plan) {
   return "attribution patching: sum " + change + " * dm/da at the base run" + sign;
 }
 
-api::SweepCost CostOf(const AttributionPlan& plan) {
-  const model::Model& model = *plan.sweep.model;
+api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward,
+                            int64_t steps) {
   api::SweepCost cost;
-  cost.cells = plan.sweep.cells();
-  for (const sweep::Pair& pair : plan.sweep.pairs) {
+  for (const sweep::Pair& pair : pairs) {
     run::RunPlan forwards;
-    forwards.model = plan.sweep.model;
+    forwards.model = model;
     const auto add = [&](const std::vector<int64_t>& ids, const std::vector<run::MetricPlan>& metrics) {
       run::RowPlan& row = forwards.rows.emplace_back();
       row.ids = ids;
@@ -55,18 +55,26 @@ api::SweepCost CostOf(const AttributionPlan& plan) {
     forwards.waves = {{0, 1}};
     forwards.Finish();
     const run::Cost run = run::CostOf(forwards);
-    // A backward pass in the values alone costs what a forward pass does; without a layer it takes what lies in front of that one.
-    const double layers = static_cast<double>(model.arch.layers);
-    const double backward =
-        static_cast<double>(pair.base_metrics.size()) * (plan.method == AttributionMethod::kAtpStar ? (layers + 1) / 2 : 1);
-    cost.flops += run.flops * (1 + 0.5 * backward) * (plan.is_integrated() ? static_cast<double>(plan.steps) : 1);
+    // A backward pass in the values alone costs what a forward pass does.
+    cost.flops += run.flops * (1 + 0.5 * backward * static_cast<double>(pair.base_metrics.size())) * static_cast<double>(steps);
+    // The graph, and the values of two runs.
     const int64_t longest = static_cast<int64_t>(std::max(pair.base_ids.size(), pair.source_ids.size()));
-    // The graph, and the values of two runs; the fix works on a few patterns in float64.
-    const uint64_t attention =
-        plan.fixes_attention() ? static_cast<uint64_t>(16 * model.arch.heads * longest * longest) * sizeof(double) : 0;
-    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes + 2 * static_cast<uint64_t>(run::GradientBytes(model, longest)) + attention);
+    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes + 2 * static_cast<uint64_t>(run::GradientBytes(*model, longest)));
   }
-  cost.forwards_flops = 0;
+  return cost;
+}
+
+api::SweepCost CostOf(const AttributionPlan& plan) {
+  const model::Architecture& arch = plan.sweep.model->arch;
+  // Without a layer, a backward pass takes what lies in front of that one.
+  const double backward = plan.method == AttributionMethod::kAtpStar ? static_cast<double>(arch.layers + 1) / 2 : 1;
+  api::SweepCost cost = CostOfPasses(plan.sweep.model, plan.sweep.pairs, backward, plan.is_integrated() ? plan.steps : 1);
+  cost.cells = plan.sweep.cells();
+  if (plan.fixes_attention()) {  // works on a few patterns in float64
+    uint64_t longest = 0;
+    for (const sweep::Pair& pair : plan.sweep.pairs) longest = std::max<uint64_t>(longest, pair.base_ids.size());
+    cost.peak_bytes += 16 * static_cast<uint64_t>(arch.heads) * longest * longest * sizeof(double);
+  }
   if (plan.verify.top + plan.verify.random > 0) {
     // Which cells it will be is not known; those of the greediest sweep are not more than all of them.
     const api::SweepCost all = sweep::CostOf(plan.sweep);
@@ -75,9 +83,19 @@ api::SweepCost CostOf(const AttributionPlan& plan) {
                           static_cast<double>(plan.verify.random);
     cost.flops += all.flops * std::min(1.0, chosen / cells);
     cost.peak_bytes = std::max(cost.peak_bytes, all.peak_bytes);
-    cost.forwards_flops = all.forwards_flops;
   }
   return cost;
+}
+
+Scoring ScoringOf(AttributionPlan plan) {
+  const auto kept = std::make_shared<const AttributionPlan>(std::move(plan));
+  Scoring scoring;
+  scoring.pairs = kept->sweep.pairs.size();
+  scoring.cells = kept->sweep.grid.cells();
+  scoring.begin = [kept](size_t pair) { return std::make_unique<PairAttribution>(*kept, pair); };
+  if (kept->verify.top + kept->verify.random > 0)
+    scoring.verification = {kept->sweep, kept->verify, kept->method == AttributionMethod::kAtpStar};
+  return scoring;
 }
 
 }  // namespace fluoroscope::attribution

@@ -4,8 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "api/attribution.h"
-#include "sweep/planner.h"
+#include "attribution/pair_scores.h"
 
 namespace fluoroscope::attribution {
 
@@ -24,6 +23,12 @@ std::string ConventionOf(const AttributionPlan& plan);
 
 // Bytes for admission, and the floating-point operations; of the cells that are run, too.
 api::SweepCost CostOf(const AttributionPlan& plan);
+
+// Those of the passes alone: `backward` backward passes for each metric of a pair, at the base run, or all at each of `steps` runs.
+api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward, int64_t steps);
+
+// What an AttributionRun does for this plan.
+Scoring ScoringOf(AttributionPlan plan);
 
 // Whether the QK fix has its own way to a site's effect: queries and keys, before and after their rotation.
 bool IsQuery(model::Site site);

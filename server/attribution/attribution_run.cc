@@ -40,15 +40,15 @@ class AttributionRun::ExactSink final : public api::SweepSink {
   const size_t metrics_;
 };
 
-AttributionRun::AttributionRun(AttributionPlan plan, api::SweepHeader header, std::vector<std::string> warnings,
+AttributionRun::AttributionRun(Scoring scoring, api::SweepHeader header, std::vector<std::string> warnings,
                                std::shared_ptr<api::SweepSink> sink, obs::Metrics& metrics, Clock::time_point arrived)
-    : plan_(std::move(plan)),
+    : scoring_(std::move(scoring)),
       header_(std::move(header)),
       warnings_(std::move(warnings)),
       sink_(std::move(sink)),
       metrics_(metrics),
       arrived_(arrived),
-      mean_(plan_.sweep.grid.cells() * header_.metrics.size()) {}
+      mean_(scoring_.cells * header_.metrics.size()) {}
 
 sched::Work::Progress AttributionRun::Step() {
   if (!started_) {
@@ -72,7 +72,7 @@ sched::Work::Progress AttributionRun::Step() {
     return Progress::kDone;
   }
   if (*more) return Progress::kMore;
-  if (plan_.verify.top + plan_.verify.random == 0) return Succeed();
+  if (!scoring_.verification) return Succeed();
   StartVerification();
   return Progress::kMore;
 }
@@ -84,19 +84,19 @@ void AttributionRun::Abort(absl::Status why) {
 }
 
 bool AttributionRun::StepPair() {
-  if (pair_ == nullptr) pair_ = std::make_unique<PairAttribution>(plan_, next_pair_);
+  if (pair_ == nullptr) pair_ = scoring_.begin(next_pair_);
   if (pair_->Step()) return true;
   FinishPair();
-  return ++next_pair_ < plan_.sweep.pairs.size();
+  return ++next_pair_ < scoring_.pairs;
 }
 
 void AttributionRun::FinishPair() {
   api::SweepCells out;
   out.pair = static_cast<uint32_t>(next_pair_);
-  out.cells.resize(plan_.sweep.grid.cells());
+  out.cells.resize(scoring_.cells);
   for (size_t cell = 0; cell < out.cells.size(); ++cell) out.cells[cell] = static_cast<uint32_t>(cell);
   out.values = pair_->Scores();
-  for (size_t i = 0; i < mean_.size(); ++i) mean_[i] += out.values[i] / static_cast<double>(plan_.sweep.pairs.size());
+  for (size_t i = 0; i < mean_.size(); ++i) mean_[i] += out.values[i] / static_cast<double>(scoring_.pairs);
   sink_->Push(pair_->reference());
   sink_->Push(std::move(out));
   tokens_ += pair_->tokens();
@@ -104,8 +104,8 @@ void AttributionRun::FinishPair() {
 }
 
 void AttributionRun::StartVerification() {
-  chosen_ = CellsToVerify(mean_, header_.metrics.size(), plan_.verify);
-  sweep::SweepPlan exact = plan_.sweep;
+  chosen_ = CellsToVerify(mean_, header_.metrics.size(), scoring_.verification->choice);
+  sweep::SweepPlan exact = scoring_.verification->sweep;
   exact.chosen = chosen_;
   exact_ = std::make_shared<ExactSink>(*sink_, header_.metrics.size());
   sweep_ = std::make_unique<sweep::SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
@@ -113,7 +113,7 @@ void AttributionRun::StartVerification() {
 
 void AttributionRun::SendCheck() {
   const size_t metrics = header_.metrics.size();
-  const double pairs = static_cast<double>(plan_.sweep.pairs.size());
+  const double pairs = static_cast<double>(scoring_.pairs);
   api::AttributionCheck check;
   check.cells = chosen_;
   for (size_t m = 0; m < metrics; ++m) {
@@ -124,7 +124,7 @@ void AttributionRun::SendCheck() {
       estimates.push_back(mean_[cell * metrics + m]);
       exact.push_back(exact_->sums.at(cell)[m] / pairs - base);
     }
-    check.metrics.push_back(Compare(estimates, exact, plan_.verify.top, plan_.method == api::AttributionMethod::kAtpStar));
+    check.metrics.push_back(Compare(estimates, exact, scoring_.verification->choice.top, scoring_.verification->by_size));
   }
   sink_->Push(std::move(check));
 }

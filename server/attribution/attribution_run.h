@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "attribution/attribution_plan.h"
-#include "attribution/pair_attribution.h"
+#include "attribution/pair_scores.h"
 #include "run/step_meter.h"
 #include "sched/work.h"
 #include "sweep/sweep_run.h"
@@ -21,7 +20,7 @@ namespace fluoroscope::attribution {
 // Stepped on the executor's thread; its end is reported to the sink exactly once.
 class AttributionRun final : public sched::Work {
  public:
-  AttributionRun(AttributionPlan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
+  AttributionRun(Scoring scoring, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
                  obs::Metrics& metrics, std::chrono::steady_clock::time_point arrived);
 
   Progress Step() override;
@@ -36,7 +35,7 @@ class AttributionRun final : public sched::Work {
   void SendCheck();
   Progress Succeed();
 
-  const AttributionPlan plan_;
+  const Scoring scoring_;
   api::SweepHeader header_;
   const std::vector<std::string> warnings_;
   std::shared_ptr<api::SweepSink> sink_;
@@ -48,7 +47,7 @@ class AttributionRun final : public sched::Work {
   uint64_t tokens_ = 0;
 
   size_t next_pair_ = 0;
-  std::unique_ptr<PairAttribution> pair_;  // the one at hand
+  std::unique_ptr<PairScores> pair_;  // the one at hand
   std::vector<double> mean_;               // [cells, metrics], over pairs
 
   // The verification, once it has begun.

@@ -2,43 +2,66 @@
 
 #include <algorithm>
 
+#include "attribution/attribution_plan.h"
 #include "attribution/differentiable_metric.h"
+#include "attribution/edge_attribution.h"
 #include "base/status_macros.h"
+#include "engine/path_builder.h"
 #include "engine/plan_hash.h"
+#include "engine/sweep_builder.h"
 
 namespace fluoroscope::engine {
+namespace {
 
-absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, const api::AttributionRequest& request,
-                                                  const config::Limits& limits) {
-  BuiltAttribution built;
-  FS_ASSIGN_OR_RETURN(built.sweep, BuildSweep(model, request.grid, limits));
-  if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
-    return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");
-  const bool fixes = request.method == api::AttributionMethod::kQkFix || request.method == api::AttributionMethod::kAtpStar;
-  const auto is_fixed = [](model::Site site) { return attribution::IsQuery(site) || attribution::IsKey(site); };
-  const sweep::Grid& grid = built.sweep.plan.grid;
-  if (fixes && !grid.units.empty() && std::any_of(grid.sites.begin(), grid.sites.end(), is_fixed))
-    return absl::InvalidArgumentError(
-        "grid.units: the QK fix is about whole queries and keys; leave units and the unit axis away at hook_q and hook_k, or use "
-        "ATTRIBUTION_PATCHING");
-  if (!request.grid.corrupt_interventions.empty())
-    return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
-  const bool integrated = request.method == api::AttributionMethod::kIntegratedGradients;
-  for (size_t i = 0; i < built.sweep.plan.pairs.size(); ++i) {
-    const sweep::Pair& pair = built.sweep.plan.pairs[i];
-    if (integrated && pair.base_ids.size() != pair.source_ids.size())
-      return absl::InvalidArgumentError("grid.pairs[" + std::to_string(i) +
+// Whether gradients can be taken at these pairs; `field` holds them.
+absl::Status CheckPairs(const std::vector<sweep::Pair>& pairs, bool integrated, const std::string& field) {
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    if (integrated && pairs[i].base_ids.size() != pairs[i].source_ids.size())
+      return absl::InvalidArgumentError(field + ".pairs[" + std::to_string(i) +
                                         "]: integrated gradients go from prompt to prompt, so both must have the same number of tokens");
-    for (const run::MetricPlan& metric : pair.base_metrics)
+    for (const run::MetricPlan& metric : pairs[i].base_metrics)
       if (!attribution::IsDifferentiable(metric.metric))
-        return absl::InvalidArgumentError("grid.metrics: '" + metric.name +
+        return absl::InvalidArgumentError(field + ".metrics: '" + metric.name +
                                           "' has no gradient; logit_difference, mean_logit, probability, log_probability and "
                                           "cross_entropy have one");
   }
-  built.plan = {std::move(built.sweep.plan), request.method, request.steps, request.verify};
-  built.sweep.header.cost = attribution::CostOf(built.plan);
-  built.sweep.header.convention = attribution::ConventionOf(built.plan);
-  built.sweep.hash = HashOf(built.plan);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, const api::AttributionRequest& request,
+                                                  const config::Limits& limits) {
+  FS_ASSIGN_OR_RETURN(BuiltSweep sweep, BuildSweep(model, request.grid, limits));
+  if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
+    return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");
+  if (!request.grid.corrupt_interventions.empty())
+    return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
+  attribution::AttributionPlan plan{std::move(sweep.plan), request.method, request.steps, request.verify};
+  const auto is_fixed = [](model::Site site) { return attribution::IsQuery(site) || attribution::IsKey(site); };
+  const sweep::Grid& grid = plan.sweep.grid;
+  if (plan.fixes_attention() && !grid.units.empty() && std::any_of(grid.sites.begin(), grid.sites.end(), is_fixed))
+    return absl::InvalidArgumentError(
+        "grid.units: the QK fix is about whole queries and keys; leave units and the unit axis away at hook_q and hook_k, or use "
+        "ATTRIBUTION_PATCHING");
+  FS_RETURN_IF_ERROR(CheckPairs(plan.sweep.pairs, plan.is_integrated(), "grid"));
+  BuiltAttribution built{{}, std::move(sweep.header), std::move(sweep.warnings), HashOf(plan)};
+  built.header.cost = attribution::CostOf(plan);
+  built.header.convention = attribution::ConventionOf(plan);
+  built.scoring = attribution::ScoringOf(std::move(plan));
+  return built;
+}
+
+absl::StatusOr<BuiltAttribution> BuildEdges(const LoadedModel& model, const api::EdgesRequest& request, const config::Limits& limits) {
+  if (request.paths.freeze_mlps || request.paths.freeze_norms)
+    return absl::InvalidArgumentError("paths.freeze_mlps, paths.freeze_norms: an edge is direct, so nothing on it can be frozen; leave them false");
+  FS_ASSIGN_OR_RETURN(BuiltPaths paths, BuildPaths(model, request.paths, limits));
+  attribution::EdgePlan plan{std::move(paths.plan), request.method == api::EdgeMethod::kEapIg ? int64_t{request.steps} : 0};
+  FS_RETURN_IF_ERROR(CheckPairs(plan.paths.pairs, plan.steps > 0, "paths"));
+  BuiltAttribution built{{}, std::move(paths.header), std::move(paths.warnings), HashOf(plan)};
+  built.header.cost = attribution::CostOf(plan);
+  built.header.convention = attribution::ConventionOf(plan);
+  built.scoring = attribution::ScoringOf(std::move(plan));
   return built;
 }
 

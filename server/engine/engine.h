@@ -59,6 +59,7 @@ class Engine {
 
   // The sink gets a sweep's parts; the cells' values are scores.
   virtual void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+  virtual void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
 
   // A call's cancel token was set: look at the tokens now, not after the next step. Quick; from any thread.
   virtual void Poke() {}

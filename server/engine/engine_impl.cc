@@ -155,6 +155,10 @@ class EngineImpl final : public Engine {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitAttribution);
   }
 
+  void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitEdges);
+  }
+
   void Poke() override { executor_.Poke(); }
 
   bool Healthy() const override { return executor_.Healthy(); }
@@ -302,12 +306,23 @@ class EngineImpl final : public Engine {
 
   absl::Status SubmitAttribution(const api::AttributionRequest& request, const api::CallContext& call,
                                  const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived) {
-    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.grid.model));
-    FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(*model, request, config_.limits));
-    Complete(built.sweep.header, built.sweep.hash, *model);
-    const uint64_t peak_bytes = built.sweep.header.cost.peak_bytes;
-    Submit(std::make_shared<attribution::AttributionRun>(std::move(built.plan), std::move(built.sweep.header),
-                                                         std::move(built.sweep.warnings), sink, metrics_, arrived),
+    return SubmitScores(request, request.grid.model, call, sink, arrived, &BuildAttribution);
+  }
+
+  absl::Status SubmitEdges(const api::EdgesRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
+                           std::chrono::steady_clock::time_point arrived) {
+    return SubmitScores(request, request.paths.model, call, sink, arrived, &BuildEdges);
+  }
+
+  template <typename Request, typename Build>
+  absl::Status SubmitScores(const Request& request, const std::string& name, const api::CallContext& call,
+                            const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived, Build build) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
+    FS_ASSIGN_OR_RETURN(BuiltAttribution built, build(*model, request, config_.limits));
+    Complete(built.header, built.hash, *model);
+    const uint64_t peak_bytes = built.header.cost.peak_bytes;
+    Submit(std::make_shared<attribution::AttributionRun>(std::move(built.scoring), std::move(built.header), std::move(built.warnings), sink,
+                                                         metrics_, arrived),
            peak_bytes, call, sink);
     return absl::OkStatus();
   }

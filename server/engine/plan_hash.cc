@@ -206,6 +206,13 @@ std::string HashOf(const sweep::PathPlan& plan) {
   return out.Digest();
 }
 
+std::string HashOf(const attribution::EdgePlan& plan) {
+  Canonical out;
+  out.Text(HashOf(plan.paths));
+  out.Number(plan.steps);
+  return out.Digest();
+}
+
 std::string HashOf(const attribution::AttributionPlan& plan) {
   Canonical out;
   out.Text(HashOf(plan.sweep));

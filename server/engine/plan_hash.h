@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "attribution/attribution_run.h"
+#include "attribution/attribution_plan.h"
+#include "attribution/edge_attribution.h"
 #include "run/plan.h"
 #include "sweep/path_planner.h"
 #include "sweep/planner.h"
@@ -15,5 +16,6 @@ std::string HashOf(const run::RunPlan& plan);
 std::string HashOf(const sweep::SweepPlan& plan);
 std::string HashOf(const sweep::PathPlan& plan);
 std::string HashOf(const attribution::AttributionPlan& plan);
+std::string HashOf(const attribution::EdgePlan& plan);
 
 }  // namespace fluoroscope::engine

@@ -3,14 +3,15 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "model/norm.h"
+
 namespace fluoroscope::model {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// y = n * weight + bias with n = (x - mean) / scale. With h = dy * weight, dx = (h - mean(h) - n * mean(h * n)) / scale, where mean(h) is
-// there only when x is centred; scale^2 = mean((x - mean)^2) + eps makes this exact whatever eps is.
+// y = n * weight + bias with n = (x - mean) / scale.
 class NormalizeFunction : public torch::autograd::Function<NormalizeFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, bool centred, double eps, const at::Tensor& weight,
@@ -28,10 +29,7 @@ class NormalizeFunction : public torch::autograd::Function<NormalizeFunction> {
     const at::Tensor scale = context->saved_data["scale"].toTensor();
     const bool centred = context->saved_data.count("mean") > 0;
     const at::Tensor normalized = (centred ? x - context->saved_data["mean"].toTensor() : x) / scale;
-    at::Tensor h = gradients.front() * context->saved_data["weight"].toTensor();
-    const at::Tensor along = (h * normalized).mean(-1, /*keepdim=*/true);
-    if (centred) h = h - h.mean(-1, /*keepdim=*/true);
-    return {at::addcmul(h, normalized, along, -1).div_(scale), {}, {}, {}, {}};
+    return {NormGradient(gradients.front() * context->saved_data["weight"].toTensor(), normalized, scale, centred), {}, {}, {}, {}};
   }
 };
 

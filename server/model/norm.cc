@@ -29,4 +29,10 @@ at::Tensor ApplyNorm(const Model& model, const NormWeights& weights, const at::T
   return weights.bias.defined() ? out.add_(weights.bias) : out;
 }
 
+at::Tensor NormGradient(const at::Tensor& gradient, const at::Tensor& normalized, const at::Tensor& scale, bool centred) {
+  const at::Tensor along = (gradient * normalized).mean(-1, /*keepdim=*/true);
+  const at::Tensor h = centred ? gradient - gradient.mean(-1, /*keepdim=*/true) : gradient;
+  return at::addcmul(h, normalized, along, -1).div_(scale);
+}
+
 }  // namespace fluoroscope::model

@@ -18,8 +18,6 @@ namespace pb = ::fluoroscope::v1;
 constexpr int kMaxSites = 64;
 constexpr size_t kMaxGroupName = 256;
 constexpr int kMaxReferences = 256;
-constexpr uint32_t kMaxSteps = 256;
-constexpr uint32_t kMaxVerified = 4096;
 
 absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
   switch (axis) {
@@ -197,21 +195,6 @@ void Encode(const api::SweepSummary& summary, pb::SweepReply& reply) {
   out->set_peak_bytes(summary.peak_bytes);
 }
 
-api::AttributionMethod DecodeMethod(pb::AttributionMethod method) {
-  switch (method) {
-    case pb::ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT:
-      return api::AttributionMethod::kGradientTimesInput;
-    case pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS:
-      return api::AttributionMethod::kIntegratedGradients;
-    case pb::ATTRIBUTION_METHOD_QK_FIX:
-      return api::AttributionMethod::kQkFix;
-    case pb::ATTRIBUTION_METHOD_ATP_STAR:
-      return api::AttributionMethod::kAtpStar;
-    default:
-      return api::AttributionMethod::kAttributionPatching;  // absent; the strict check refused 0
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protobuf::RepeatedPtrField<pb::Metric>& metrics, size_t pairs) {
@@ -248,26 +231,6 @@ absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, c
     FS_ASSIGN_OR_RETURN(api::Intervention decoded, DecodeIntervention(request.corrupt_interventions(i), out.pairs.size(), path));
     out.corrupt_interventions.push_back(std::move(decoded));
   }
-  return out;
-}
-
-absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeRequest& request, const DecodeLimits& limits) {
-  FS_RETURN_IF_ERROR(CheckStrict(request));
-  const FieldPath root;
-  api::AttributionRequest out;
-  if (!request.has_grid()) return InvalidAt({&root, "grid"}, "is missing: it says which nodes get scores");
-  FS_ASSIGN_OR_RETURN(out.grid, DecodeSweep(request.grid(), limits));
-  out.method = DecodeMethod(request.method());
-  if (request.steps() > kMaxSteps) return InvalidAt({&root, "steps"}, "is ", request.steps(), "; 1 to ", kMaxSteps, " are allowed");
-  if (request.steps() > 0) out.steps = request.steps();
-  if (!request.has_verify()) return out;
-  const pb::AttributionVerify& verify = request.verify();
-  const FieldPath at{&root, "verify"};
-  if (verify.top() + static_cast<uint64_t>(verify.random()) == 0)
-    return InvalidAt(at, "has neither top nor random: give one, or leave it away");
-  if (verify.top() > kMaxVerified) return InvalidAt({&at, "top"}, "is ", verify.top(), "; at most ", kMaxVerified, " are allowed");
-  if (verify.random() > kMaxVerified) return InvalidAt({&at, "random"}, "is ", verify.random(), "; at most ", kMaxVerified, " are allowed");
-  out.verify = {verify.top(), verify.random(), verify.seed()};
   return out;
 }
 

@@ -1,10 +1,8 @@
-// Requests and replies of the Patching and Attribution services.
+// Requests and replies of the Patching service.
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "api/attribution.h"
 #include "api/sweep.h"
-#include "fluoroscope/v1/attribution.pb.h"
 #include "fluoroscope/v1/patching.pb.h"
 #include "rpc/codec_plan.h"
 
@@ -18,8 +16,6 @@ absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protob
 
 // Strict checks included.
 absl::StatusOr<api::SweepRequest> DecodeSweep(const fluoroscope::v1::SweepRequest& request, const DecodeLimits& limits);
-
-absl::StatusOr<api::AttributionRequest> DecodeAttribute(const fluoroscope::v1::AttributeRequest& request, const DecodeLimits& limits);
 
 fluoroscope::v1::SweepReply EncodeSweepPart(const api::SweepPart& part);
 fluoroscope::v1::SweepEstimate EncodeSweepCost(const api::SweepCost& cost);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "rpc/codec_attribution.h"
 #include "rpc/codec_forward.h"
 #include "rpc/codec_models.h"
 #include "rpc/codec_path.h"
@@ -147,6 +148,18 @@ grpc::ServerWriteReactor<ByteBuffer>* AttributionService::Attribute(CallbackServ
         auto stream = std::make_shared<SweepStream>(PumpOf(state_, reactor));
         reactor->SetSource(stream);
         engine.Attribute(std::move(request), reactor->call().context(), std::move(stream));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerWriteReactor<ByteBuffer>* AttributionService::AttributeEdges(CallbackServerContext* context, const ByteBuffer* in) {
+  return ServeStream<pb::AttributeEdgesRequest>(
+      state_, *context, "Attribution.AttributeEdges", *in,
+      [this](const pb::AttributeEdgesRequest& message, engine::Engine& engine, const std::shared_ptr<StreamReactor>& reactor) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::EdgesRequest request, DecodeAttributeEdges(message, state_.decode));
+        auto stream = std::make_shared<SweepStream>(PumpOf(state_, reactor));
+        reactor->SetSource(stream);
+        engine.AttributeEdges(std::move(request), reactor->call().context(), std::move(stream));
         return absl::OkStatus();
       });
 }

@@ -64,11 +64,13 @@ class PatchingService final : public RawPatching<fluoroscope::v1::Patching::Serv
 };
 
 class AttributionService final
-    : public fluoroscope::v1::Attribution::WithRawCallbackMethod_Attribute<fluoroscope::v1::Attribution::Service> {
+    : public fluoroscope::v1::Attribution::WithRawCallbackMethod_Attribute<
+          fluoroscope::v1::Attribution::WithRawCallbackMethod_AttributeEdges<fluoroscope::v1::Attribution::Service>> {
  public:
   explicit AttributionService(ServerState& state) : state_(state) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Attribute(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* AttributeEdges(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
 
  private:
   ServerState& state_;

@@ -17,8 +17,9 @@ class GradientRun::Recorder final : public model::SiteHooks {
 
   bool Wants(Site site, int64_t) const override { return sites_.contains(site); }
   bool Wants(Site site, int64_t, int64_t) const override { return sites_.contains(site); }
+  // The residual goes on beside the MLP that reads it: what the MLP reads is an alias, so that its gradient is the MLP's alone.
   at::Tensor At(Site site, int64_t layer, const model::PackedRows&, at::Tensor value) override {
-    return seen[{site, layer}] = std::move(value);
+    return seen[{site, layer}] = site == Site::kMlpIn ? value.alias() : std::move(value);
   }
   // An alias: where the same tensor comes back, the heads' results are not what the pass goes on with.
   at::Tensor AtRow(Site site, int64_t layer, const model::RowSpan&, at::Tensor value) override {

@@ -45,6 +45,9 @@ class GradientRun {
   at::Tensor Value(model::Site site, int64_t layer) const;
   at::Tensor Gradient(model::Site site, int64_t layer) const;
 
+  // In the residual behind a block, of the last complete backward pass.
+  const at::Tensor& GradientBehind(int64_t layer) const { return behind_[static_cast<size_t>(layer)]; }
+
   const model::Angles& angles() const { return angles_; }  // of the positions; once the pass has begun
 
  private:

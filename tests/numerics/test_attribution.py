@@ -19,7 +19,7 @@ SOURCE = [0, 17, 42, 250, 41, 7, 133, 12]
 RIGHT, WRONG = [5, 11], [17]
 MODELS = ["gqa-tied-sharded", "two", "biases", "two-untied-head20"]
 SITES = ["hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_q", "attn.hook_k", "attn.hook_v",
-         "attn.hook_z", "attn.hook_result", "attn.hook_pattern", "attn.hook_attn_scores", "mlp.hook_pre", "mlp.hook_post", "ln1.hook_scale",
+         "attn.hook_z", "attn.hook_result", "attn.hook_pattern", "attn.hook_attn_scores", "hook_mlp_in", "mlp.hook_pre", "mlp.hook_post", "ln1.hook_scale",
          "ln2.hook_normalized"]  # fmt: skip
 METRIC = fs.metrics.logit_diff(RIGHT, WRONG)
 

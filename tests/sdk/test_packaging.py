@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-STUBS = {f"fluoroscope/_proto/v1/{name}_pb2.{kind}" for name in ("inference", "models", "patching", "plan", "provenance", "tensor") for kind in ("py", "pyi")}
+STUBS = {f"fluoroscope/_proto/v1/{name}_pb2.{kind}" for name in ("attribution", "inference", "models", "patching", "plan", "provenance", "tensor") for kind in ("py", "pyi")}
 # Imports the package, without the checkout on its path, and reads a message of each file.
 USE = """
 import fluoroscope, fluoroscope._proto.v1.inference_pb2 as inference, sys

@@ -44,6 +44,7 @@ _FORWARD = "/fluoroscope.v1.Inference/Forward"
 _ESTIMATE = "/fluoroscope.v1.Inference/Estimate"
 _SWEEP = "/fluoroscope.v1.Patching/Sweep"
 _ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
+_ATTRIBUTE_EDGES = "/fluoroscope.v1.Attribution/AttributeEdges"
 _PATH_PATCH = "/fluoroscope.v1.Patching/PathPatch"
 _ESTIMATE_PATH_PATCH = "/fluoroscope.v1.Patching/EstimatePathPatch"
 _ESTIMATE_SWEEP = "/fluoroscope.v1.Patching/EstimateSweep"
@@ -58,6 +59,7 @@ ATTRIBUTION_METHODS = {
     "qk_fix": attribution_pb2.ATTRIBUTION_METHOD_QK_FIX,
     "atp*": attribution_pb2.ATTRIBUTION_METHOD_ATP_STAR,
 }
+EDGE_METHODS = {"eap": attribution_pb2.EDGE_METHOD_EAP, "eap_ig": attribution_pb2.EDGE_METHOD_EAP_IG}
 
 
 class Model:
@@ -523,6 +525,38 @@ class Model:
         check_options("estimate_path_patch", options, paths.build)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_PATH_PATCH, plan.request, patching_pb2.SweepEstimate))
+
+    def attribute_edges(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        senders: paths.Ends = ("heads", "mlps", "embed"),
+        receivers: paths.Ends = ("q", "k", "v", "mlps", "logits"),
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        method: str = "eap",
+        steps: int = 8,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> PathResult:
+        """Edge attribution patching: for every direct edge from a sender to a receiver, what it does, estimated from gradients.
+
+        An edge's score is sum (what the sender adds to the residual in the source run - in the base run) * dm/d(the residual as this receiver reads it).
+
+        Args:
+          clean, corrupt, senders, receivers, metric: as in `path_patch`; by default the whole graph.
+          method: "eap" (gradients at the base run; arXiv:2310.10348) or "eap_ig" (their mean over `steps` runs between the prompts; arXiv:2403.17806).
+          options: the other arguments of `path_patch`, but for `mlps` and `norms`: an edge is direct, so nothing on it is frozen.
+
+        Returns:
+          A PathResult [receivers, senders] whose `scores` are the estimated changes of the metric, 0 where the sender lies behind the receiver.
+        """
+        if method not in EDGE_METHODS:
+            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, EDGE_METHODS))}")
+        check_options("attribute_edges", options, paths.build)
+        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
+        request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=EDGE_METHODS[method], steps=steps)
+        return read_paths(plan, self._client.stream(_ATTRIBUTE_EDGES, request, timeout), False)
 
     def causal_trace(
         self, prompt: Prompts, subject: str | Positions | Sequence[Any], metric: Metric | Sequence[Metric] | None = None, **options: Any

@@ -40,8 +40,12 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
     names = {patching_pb2.SWEEP_AXIS_RECEIVER: "receiver", patching_pb2.SWEEP_AXIS_SENDER: "sender"}
     axes = [Axis(names[axis.axis], tuple(axis.labels)) for axis in header.axes]
     per_pair = reader.per_pair([len(axis) for axis in axes])
+    title = "paths"
+    if header.convention.startswith("edge"):  # scores are changes
+        per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
+        title = f"edges by {header.convention.partition(':')[0]}"
     into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
-    return PathResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), f"paths, {into}", header.convention)
+    return PathResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), f"{title}, {into}", header.convention)
 
 
 def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Reader:

@@ -48,6 +48,9 @@ class StreamEngine final : public engine::Engine {
   void Attribute(api::AttributionRequest, api::CallContext, std::shared_ptr<api::SweepSink> sink) override {
     sink->Finish(absl::UnimplementedError("no model here"));
   }
+  void AttributeEdges(api::EdgesRequest, api::CallContext, std::shared_ptr<api::SweepSink> sink) override {
+    sink->Finish(absl::UnimplementedError("no model here"));
+  }
   void EstimateSweep(api::SweepRequest, api::CallContext, Callback<api::SweepCost> done) override {
     done(absl::UnimplementedError("no model here"));
   }

@@ -1,0 +1,71 @@
+#include "rpc/codec_attribution.h"
+
+#include "base/status_macros.h"
+#include "rpc/codec_path.h"
+#include "rpc/codec_sweep.h"
+#include "rpc/strict.h"
+
+namespace fluoroscope::rpc {
+namespace {
+
+namespace pb = ::fluoroscope::v1;
+
+constexpr uint32_t kMaxSteps = 256;
+constexpr uint32_t kMaxVerified = 4096;
+
+absl::Status CheckSteps(uint32_t steps) {
+  const FieldPath root;
+  if (steps > kMaxSteps) return InvalidAt({&root, "steps"}, "is ", steps, "; 1 to ", kMaxSteps, " are allowed");
+  return absl::OkStatus();
+}
+
+api::AttributionMethod DecodeMethod(pb::AttributionMethod method) {
+  switch (method) {
+    case pb::ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT:
+      return api::AttributionMethod::kGradientTimesInput;
+    case pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS:
+      return api::AttributionMethod::kIntegratedGradients;
+    case pb::ATTRIBUTION_METHOD_QK_FIX:
+      return api::AttributionMethod::kQkFix;
+    case pb::ATTRIBUTION_METHOD_ATP_STAR:
+      return api::AttributionMethod::kAtpStar;
+    default:
+      return api::AttributionMethod::kAttributionPatching;  // absent; the strict check refused 0
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeRequest& request, const DecodeLimits& limits) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  const FieldPath root;
+  api::AttributionRequest out;
+  if (!request.has_grid()) return InvalidAt({&root, "grid"}, "is missing: it says which nodes get scores");
+  FS_ASSIGN_OR_RETURN(out.grid, DecodeSweep(request.grid(), limits));
+  out.method = DecodeMethod(request.method());
+  FS_RETURN_IF_ERROR(CheckSteps(request.steps()));
+  if (request.steps() > 0) out.steps = request.steps();
+  if (!request.has_verify()) return out;
+  const pb::AttributionVerify& verify = request.verify();
+  const FieldPath at{&root, "verify"};
+  if (verify.top() + static_cast<uint64_t>(verify.random()) == 0)
+    return InvalidAt(at, "has neither top nor random: give one, or leave it away");
+  if (verify.top() > kMaxVerified) return InvalidAt({&at, "top"}, "is ", verify.top(), "; at most ", kMaxVerified, " are allowed");
+  if (verify.random() > kMaxVerified) return InvalidAt({&at, "random"}, "is ", verify.random(), "; at most ", kMaxVerified, " are allowed");
+  out.verify = {verify.top(), verify.random(), verify.seed()};
+  return out;
+}
+
+absl::StatusOr<api::EdgesRequest> DecodeAttributeEdges(const pb::AttributeEdgesRequest& request, const DecodeLimits& limits) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  const FieldPath root;
+  api::EdgesRequest out;
+  if (!request.has_paths()) return InvalidAt({&root, "paths"}, "is missing: it says which edges get scores");
+  FS_ASSIGN_OR_RETURN(out.paths, DecodePathPatch(request.paths(), limits));
+  if (request.method() == pb::EDGE_METHOD_EAP_IG) out.method = api::EdgeMethod::kEapIg;
+  FS_RETURN_IF_ERROR(CheckSteps(request.steps()));
+  if (request.steps() > 0) out.steps = request.steps();
+  return out;
+}
+
+}  // namespace fluoroscope::rpc
