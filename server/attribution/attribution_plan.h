@@ -25,7 +25,8 @@ std::string ConventionOf(const AttributionPlan& plan);
 api::SweepCost CostOf(const AttributionPlan& plan);
 
 // Those of the passes alone: `backward` backward passes for each metric of a pair, at the base run, or all at each of `steps` runs.
-api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward, int64_t steps);
+api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward,
+                            int64_t steps);
 
 // What an AttributionRun does for this plan.
 Scoring ScoringOf(AttributionPlan plan);

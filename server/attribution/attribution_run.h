@@ -48,7 +48,7 @@ class AttributionRun final : public sched::Work {
 
   size_t next_pair_ = 0;
   std::unique_ptr<PairScores> pair_;  // the one at hand
-  std::vector<double> mean_;               // [cells, metrics], over pairs
+  std::vector<double> mean_;          // [cells, metrics], over pairs
 
   // The verification, once it has begun.
   std::vector<uint32_t> chosen_;

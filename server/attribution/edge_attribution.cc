@@ -23,12 +23,13 @@ at::Tensor InFloat(const at::Tensor& x) { return x.to(at::kFloat); }
 
 std::string ConventionOf(const EdgePlan& plan) {
   const std::string steps = std::to_string(plan.steps);
-  const std::string where = plan.steps == 0 ? "g at the base run"
-                                            : "mean g over " + steps + " runs whose first hook_resid_pre is base + (i + 1/2) / " + steps +
-                                                  " * (source - base)";
-  return std::string(plan.steps == 0 ? "edge attribution patching (EAP)" : "edge attribution patching with integrated gradients (EAP-IG, inputs)") +
-         ": sum (what the sender adds in the source run - in the base run) * g, g = dm/d(residual as the receiver alone reads it), " + where +
-         "; direct edges only; positive where the change would raise the metric above the base run's";
+  const std::string where =
+      plan.steps == 0 ? "g at the base run"
+                      : "mean g over " + steps + " runs whose first hook_resid_pre is base + (i + 1/2) / " + steps + " * (source - base)";
+  return std::string(plan.steps == 0 ? "edge attribution patching (EAP)"
+                                     : "edge attribution patching with integrated gradients (EAP-IG, inputs)") +
+         ": sum (what the sender adds in the source run - in the base run) * g, g = dm/d(residual as the receiver alone reads it), " +
+         where + "; direct edges only; positive where the change would raise the metric above the base run's";
 }
 
 api::SweepCost CostOf(const EdgePlan& plan) {
@@ -108,7 +109,8 @@ bool EdgeAttribution::StepScores(size_t metric) {
   return false;
 }
 
-at::Tensor EdgeAttribution::Mask(const std::vector<sweep::PathEnd>& ends, const std::vector<Node>& nodes, int64_t begin, int64_t count) const {
+at::Tensor EdgeAttribution::Mask(const std::vector<sweep::PathEnd>& ends, const std::vector<Node>& nodes, int64_t begin,
+                                 int64_t count) const {
   at::Tensor mask = at::zeros({static_cast<int64_t>(nodes.size()), count, 1}, at::kFloat);
   float* const data = mask.mutable_data_ptr<float>();
   for (size_t n = 0; n < nodes.size(); ++n) {
@@ -136,7 +138,8 @@ at::Tensor EdgeAttribution::Changes(int64_t begin, int64_t count) {
     }
     if (heads_layer != node.layer) {
       const model::Linear& out = model().weights.blocks[static_cast<size_t>(node.layer)].attn_out;
-      heads = at::matmul(difference().transpose(0, 1), InFloat(out.weight).view({arch.d_model, arch.heads, arch.d_head}).permute({1, 2, 0}));
+      heads =
+          at::matmul(difference().transpose(0, 1), InFloat(out.weight).view({arch.d_model, arch.heads, arch.d_head}).permute({1, 2, 0}));
       heads_layer = node.layer;
     }
     changes.push_back(heads[node.head]);
@@ -173,7 +176,8 @@ std::vector<double> EdgeAttribution::Scores() const {
   for (size_t m = 0; m < metrics; ++m) {
     const double* sum = sums_[m].const_data_ptr<double>();
     for (const Node& sender : senders_)
-      for (const Node& receiver : receivers_) out[(receiver.end * senders + sender.end) * metrics + m] += *sum++ / static_cast<double>(passes());
+      for (const Node& receiver : receivers_)
+        out[(receiver.end * senders + sender.end) * metrics + m] += *sum++ / static_cast<double>(passes());
   }
   return out;
 }

@@ -19,7 +19,8 @@ PairAttribution::PairAttribution(const AttributionPlan& plan, size_t pair)
 
 std::set<Site> PairAttribution::Sites(bool with_gradients) const {
   std::set<Site> sites = sites_;
-  const bool attention = plan_.fixes_attention() && std::any_of(sites_.begin(), sites_.end(), [](Site s) { return IsQuery(s) || IsKey(s); });
+  const bool attention =
+      plan_.fixes_attention() && std::any_of(sites_.begin(), sites_.end(), [](Site s) { return IsQuery(s) || IsKey(s); });
   if (attention) sites.insert({Site::kQ, Site::kK});
   if (attention && with_gradients) sites.insert(Site::kPattern);
   return sites;

@@ -1,5 +1,5 @@
-// The passes that gradient methods make over one pair: the source run, the base run, and a backward pass for each metric, at the base run or at steps
-// on the way from its first residual to the source's.
+// The passes that gradient methods make over one pair: the source run, the base run, and a backward pass for each metric, at the base run
+// or at steps on the way from its first residual to the source's.
 #pragma once
 
 #include <cstddef>

@@ -54,7 +54,8 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
 
 absl::StatusOr<BuiltAttribution> BuildEdges(const LoadedModel& model, const api::EdgesRequest& request, const config::Limits& limits) {
   if (request.paths.freeze_mlps || request.paths.freeze_norms)
-    return absl::InvalidArgumentError("paths.freeze_mlps, paths.freeze_norms: an edge is direct, so nothing on it can be frozen; leave them false");
+    return absl::InvalidArgumentError(
+        "paths.freeze_mlps, paths.freeze_norms: an edge is direct, so nothing on it can be frozen; leave them false");
   FS_ASSIGN_OR_RETURN(BuiltPaths paths, BuildPaths(model, request.paths, limits));
   attribution::EdgePlan plan{std::move(paths.plan), request.method == api::EdgeMethod::kEapIg ? int64_t{request.steps} : 0};
   FS_RETURN_IF_ERROR(CheckPairs(plan.paths.pairs, plan.steps > 0, "paths"));

@@ -7,24 +7,20 @@
 #include <map>
 #include <mutex>
 
-#include "attribution/attribution_run.h"
 #include "base/status_macros.h"
 #include "config/config.h"
-#include "engine/attribution_builder.h"
 #include "engine/engine.h"
+#include "engine/grid_work.h"
 #include "engine/identity_check.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
-#include "engine/path_builder.h"
 #include "engine/plan_builder.h"
-#include "engine/sweep_builder.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
 #include "obs/metrics.h"
 #include "run/forward_run.h"
 #include "sched/executor.h"
-#include "sweep/sweep_run.h"
 #include "tensor/compute_threads.h"
 #include "tensor/counting_allocator.h"
 #include "tensor/device.h"
@@ -136,27 +132,27 @@ class EngineImpl final : public Engine {
   }
 
   void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
-    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitSweep);
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::SweepRequest>);
   }
 
   void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) override {
-    EstimateGrid(std::move(request), std::move(call), std::move(done), &BuildSweep);
+    EstimateGrid(std::move(request), std::move(call), std::move(done));
   }
 
   void PathPatch(api::PathRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
-    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitPaths);
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::PathRequest>);
   }
 
   void EstimatePathPatch(api::PathRequest request, api::CallContext call, Callback<api::SweepCost> done) override {
-    EstimateGrid(std::move(request), std::move(call), std::move(done), &BuildPaths);
+    EstimateGrid(std::move(request), std::move(call), std::move(done));
   }
 
   void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
-    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitAttribution);
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::AttributionRequest>);
   }
 
   void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
-    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitEdges);
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::EdgesRequest>);
   }
 
   void Poke() override { executor_.Poke(); }
@@ -270,69 +266,21 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  template <typename Request, typename Build>
-  void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done, Build build) {
-    Prepare<api::SweepCost>(std::move(call), std::move(done),
-                            [this, build, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
-                              FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-                              FS_ASSIGN_OR_RETURN(auto built, build(*model, request, config_.limits));
-                              built.header.cost.budget_bytes = config_.memory_bytes;
-                              return built.header.cost;
-                            });
+  template <typename Request>
+  void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done) {
+    Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
+      FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
+      return CostOf(*model, request, config_);
+    });
   }
 
-  absl::Status SubmitSweep(const api::SweepRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
-                           std::chrono::steady_clock::time_point arrived) {
-    return SubmitGrid(request, call, sink, arrived, &BuildSweep);
-  }
-
-  absl::Status SubmitPaths(const api::PathRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
-                           std::chrono::steady_clock::time_point arrived) {
-    return SubmitGrid(request, call, sink, arrived, &BuildPaths);
-  }
-
-  template <typename Request, typename Build>
+  template <typename Request>
   absl::Status SubmitGrid(const Request& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
-                          std::chrono::steady_clock::time_point arrived, Build build) {
-    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(auto built, build(*model, request, config_.limits));
-    Complete(built.header, built.hash, *model);
-    const uint64_t peak_bytes = built.header.cost.peak_bytes;
-    Submit(std::make_shared<sweep::SweepRun>(sweep::PiecesOf(std::move(built.plan)), std::move(built.header), std::move(built.warnings),
-                                             sink, metrics_, arrived),
-           peak_bytes, call, sink);
+                          std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
+    FS_ASSIGN_OR_RETURN(GridWork grid, WorkOf(*model, request, config_, metrics_, {sink, arrived}));
+    Submit(std::move(grid.work), grid.peak_bytes, call, sink);
     return absl::OkStatus();
-  }
-
-  absl::Status SubmitAttribution(const api::AttributionRequest& request, const api::CallContext& call,
-                                 const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived) {
-    return SubmitScores(request, request.grid.model, call, sink, arrived, &BuildAttribution);
-  }
-
-  absl::Status SubmitEdges(const api::EdgesRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
-                           std::chrono::steady_clock::time_point arrived) {
-    return SubmitScores(request, request.paths.model, call, sink, arrived, &BuildEdges);
-  }
-
-  template <typename Request, typename Build>
-  absl::Status SubmitScores(const Request& request, const std::string& name, const api::CallContext& call,
-                            const std::shared_ptr<api::SweepSink>& sink, std::chrono::steady_clock::time_point arrived, Build build) {
-    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
-    FS_ASSIGN_OR_RETURN(BuiltAttribution built, build(*model, request, config_.limits));
-    Complete(built.header, built.hash, *model);
-    const uint64_t peak_bytes = built.header.cost.peak_bytes;
-    Submit(std::make_shared<attribution::AttributionRun>(std::move(built.scoring), std::move(built.header), std::move(built.warnings), sink,
-                                                         metrics_, arrived),
-           peak_bytes, call, sink);
-    return absl::OkStatus();
-  }
-
-  // The part of a sweep's header that the server itself knows.
-  void Complete(api::SweepHeader& header, const std::string& hash, const LoadedModel& model) const {
-    header.provenance = ProvenanceOf(model);
-    header.provenance.attention = "fused";
-    header.provenance.plan_sha256 = hash;
-    header.cost.budget_bytes = config_.memory_bytes;
   }
 
   api::Provenance ProvenanceOf(const LoadedModel& model) const { return engine::ProvenanceOf(model, config_.threads); }

@@ -153,15 +153,16 @@ grpc::ServerWriteReactor<ByteBuffer>* AttributionService::Attribute(CallbackServ
 }
 
 grpc::ServerWriteReactor<ByteBuffer>* AttributionService::AttributeEdges(CallbackServerContext* context, const ByteBuffer* in) {
-  return ServeStream<pb::AttributeEdgesRequest>(
-      state_, *context, "Attribution.AttributeEdges", *in,
-      [this](const pb::AttributeEdgesRequest& message, engine::Engine& engine, const std::shared_ptr<StreamReactor>& reactor) -> absl::Status {
-        FS_ASSIGN_OR_RETURN(api::EdgesRequest request, DecodeAttributeEdges(message, state_.decode));
-        auto stream = std::make_shared<SweepStream>(PumpOf(state_, reactor));
-        reactor->SetSource(stream);
-        engine.AttributeEdges(std::move(request), reactor->call().context(), std::move(stream));
-        return absl::OkStatus();
-      });
+  return ServeStream<pb::AttributeEdgesRequest>(state_, *context, "Attribution.AttributeEdges", *in,
+                                                [this](const pb::AttributeEdgesRequest& message, engine::Engine& engine,
+                                                       const std::shared_ptr<StreamReactor>& reactor) -> absl::Status {
+                                                  FS_ASSIGN_OR_RETURN(api::EdgesRequest request,
+                                                                      DecodeAttributeEdges(message, state_.decode));
+                                                  auto stream = std::make_shared<SweepStream>(PumpOf(state_, reactor));
+                                                  reactor->SetSource(stream);
+                                                  engine.AttributeEdges(std::move(request), reactor->call().context(), std::move(stream));
+                                                  return absl::OkStatus();
+                                                });
 }
 
 ServerUnaryReactor* PatchingService::EstimateSweep(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {

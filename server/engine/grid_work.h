@@ -1,0 +1,51 @@
+// Requests that are answered with the cells of a grid: what the executor is to run for each.
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "api/attribution.h"
+#include "api/path.h"
+#include "api/sweep.h"
+#include "config/config.h"
+#include "engine/loaded_model.h"
+#include "sched/work.h"
+
+namespace fluoroscope::obs {
+class Metrics;
+}
+
+namespace fluoroscope::engine {
+
+struct GridWork {
+  std::shared_ptr<sched::Work> work;
+  uint64_t peak_bytes = 0;  // for admission
+};
+
+// Where a grid's cells go.
+struct GridReply {
+  std::shared_ptr<api::SweepSink> sink;
+  std::chrono::steady_clock::time_point arrived;
+};
+
+// Resolves a request; runs nothing. `metrics` outlives the work.
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
+                                obs::Metrics& metrics, GridReply reply);
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config,
+                                obs::Metrics& metrics, GridReply reply);
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const config::ServerConfig& config,
+                                obs::Metrics& metrics, GridReply reply);
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const config::ServerConfig& config,
+                                obs::Metrics& metrics, GridReply reply);
+
+// What it would cost.
+absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config);
+absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config);
+
+inline const std::string& ModelOf(const api::SweepRequest& request) { return request.model; }
+inline const std::string& ModelOf(const api::PathRequest& request) { return request.model; }
+inline const std::string& ModelOf(const api::AttributionRequest& request) { return request.grid.model; }
+inline const std::string& ModelOf(const api::EdgesRequest& request) { return request.paths.model; }
+
+}  // namespace fluoroscope::engine
