@@ -172,7 +172,7 @@ def test_pairs_of_unequal_length_and_named_positions(model):
 
 def test_too_many_cells_are_refused_with_both_numbers(model):
     words = list(range(1000, 1000 + 2_200))
-    with pytest.raises(fs.ResourceExhaustedError, match="101376000 cells.* 200000 cells together"):
+    with pytest.raises(fs.ResourceExhaustedError, match="101376000 cells.*limit for a request is 200000"):
         model.sweep([*words, 5], [*words, 6], "mlp.hook_post", ("layer", "position", "unit"), DIFF, positions=range(2_200))
 
 

@@ -58,7 +58,7 @@ TABLE = {
     "metric at several positions": (lambda: sweep(metrics=[metric(positions=positions(1, 2))]), INVALID, ["metrics[0].positions are 2", "one position"]),
     "metric twice": (lambda: sweep(metrics=[metric(), metric()]), INVALID, ["'diff' is given 2 times", "each metric once"]),
     "metric against another row": (lambda: sweep(metrics=[{"name": "d", "kl": {"row": 0}}]), INVALID, ["kl", "logit_difference"]),
-    "10^8 cells": (of_100_million_cells, EXHAUSTED, ["3145728 cells for each of 32 pairs", "200000"]),
+    "10^8 cells": (of_100_million_cells, EXHAUSTED, ["3145728 cells for each of 32 pairs, 100663296 together", "200000"]),
     "site that cannot be patched": (lambda: sweep(sites=["hook_q_input"]), PRECONDITION, ["hook_q_input", "read but not edited"]),
     "unknown site": (lambda: sweep(sites=["hook_residual"]), NOT_FOUND, ["sites[0]", "hook_residual", "hook_resid_pre"]),
     "site with its layer": (lambda: sweep(sites=["blocks.0.hook_resid_pre"]), NOT_FOUND, ["sites[0]"]),

@@ -17,7 +17,7 @@ from .server_process import BINARY, eventually
 from .wire import Client, v1
 
 FORWARD = "fluoroscope.v1.Inference/Forward"
-SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching")
+SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Attribution")
 
 
 def small(model: str = "tiny", **fields):
@@ -181,6 +181,32 @@ def test_cancel_mid_run_frees_the_executor(start, busy):
     client.forward(small("busy"), timeout=10)
     assert time.monotonic() - cancelled < 2
     assert eventually(lambda: server.metric('fluoroscope_rpcs_total{code="CANCELLED",method="Inference.Forward"}') == 1)
+
+
+@pytest.mark.parametrize("method", ["Patching.Sweep", "Patching.PathPatch", "Attribution.Attribute", "Attribution.AttributeEdges"])
+def test_cancel_frees_the_executor_of_a_grid(start, busy, method):
+    """Work of minutes, cancelled when it has begun: the next request does not wait for it."""
+    server = start({"busy": busy})
+    client = server.client()
+    pairs = [{"clean": {"tokens": {"ids": [1 + p] * 300 + [2]}}, "corrupt": {"tokens": {"ids": [1 + p] * 200 + [2] * 101}}} for p in range(24)]
+    metrics = [{"name": "diff", "logit_difference": {"right": [{"id": 3}], "wrong": [{"id": 4}]}}]
+    sweep = v1("SweepRequest")(model="busy", pairs=pairs, metrics=metrics, sites=["hook_resid_pre"], over=["SWEEP_AXIS_LAYER", "SWEEP_AXIS_POSITION"])
+    ends = {"senders": [{"nodes": [{"site": "blocks.0.attn.hook_z"}]}], "receivers": [{"nodes": [{"site": "logits"}]}]}
+    paths = v1("PathPatchRequest")(model="busy", pairs=pairs * 18, metrics=metrics, **ends)
+    requests = {
+        "Patching.Sweep": sweep,
+        "Patching.PathPatch": paths,
+        "Attribution.Attribute": v1("AttributeRequest")(grid=sweep, method="ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS", steps=256),
+        "Attribution.AttributeEdges": v1("AttributeEdgesRequest")(paths=paths, method="EDGE_METHOD_EAP_IG", steps=256),
+    }
+    call = client.call(f"fluoroscope.v1.{method.replace('.', '/')}", requests[method], timeout=300)
+    assert next(call).WhichOneof("part") == "header"  # sent with the first step
+    cancelled = time.monotonic()
+    call.cancel()
+    client.forward(small("busy"), timeout=10)
+    assert time.monotonic() - cancelled < 2
+    assert eventually(lambda: not running(server), 5)
+    assert eventually(lambda: server.metric(f'fluoroscope_rpcs_total{{code="CANCELLED",method="{method}"}}') == 1)
 
 
 def test_deadline_mid_run(start, busy):
