@@ -192,7 +192,7 @@ def test_cancel_frees_the_executor_of_a_grid(start, busy, method):
     metrics = [{"name": "diff", "logit_difference": {"right": [{"id": 3}], "wrong": [{"id": 4}]}}]
     sweep = v1("SweepRequest")(model="busy", pairs=pairs, metrics=metrics, sites=["hook_resid_pre"], over=["SWEEP_AXIS_LAYER", "SWEEP_AXIS_POSITION"])
     ends = {"senders": [{"nodes": [{"site": "blocks.0.attn.hook_z"}]}], "receivers": [{"nodes": [{"site": "logits"}]}]}
-    paths = v1("PathPatchRequest")(model="busy", pairs=pairs * 18, metrics=metrics, **ends)
+    paths = v1("PathPatchRequest")(model="busy", pairs=pairs * 8, metrics=metrics, **ends)
     requests = {
         "Patching.Sweep": sweep,
         "Patching.PathPatch": paths,
