@@ -389,7 +389,8 @@ class Model:
           over: the axes of the result, outermost first: "layer", "position", "head", "site", "unit" (entries of the last axis: neurons, or residual
             dimensions), and for "pattern" and "attn_scores" "source" (the position that is attended to). What is not an axis is patched at all its places
             together.
-          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last).
+          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last). fs.metrics.kl() and its like compare with the base
+            run, or with the source run when `reference` is its prompt.
           direction: "denoise" patches clean values into the corrupt run (what restores the answer?); "noise" the other way round (what breaks it?).
           kind: "patch"; or an ablation: "zero", "mean" (over all positions of all `references`), "resample" (the same place of one of the `references`,
             drawn for each pair by `seed`).
