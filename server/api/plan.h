@@ -61,7 +61,15 @@ struct ReduceTopK {
 struct ReduceDot {
   Chunk directions;  // f32 [n, size of the last axis]; rpc/ has checked dtype, size and finiteness
 };
-using Reduction = std::variant<std::monostate, ReduceLast, ReduceTopK, ReduceDot>;
+struct ReduceLens {
+  uint32_t top_k = 0;
+  std::vector<TokenRef> tokens;  // instead of top_k
+};
+struct ReduceWrites {
+  Chunk directions;  // f32 [n, d_model]; rpc/ has checked dtype, size and finiteness
+  uint32_t top_k = 0;
+};
+using Reduction = std::variant<std::monostate, ReduceLast, ReduceTopK, ReduceDot, ReduceLens, ReduceWrites>;
 
 struct Capture {
   Selection select;

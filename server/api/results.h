@@ -79,6 +79,7 @@ struct ModelInfo {
   uint64_t parameters = 0, weight_bytes = 0;
   std::string dtype, device, weights_sha256, tokenizer_sha256, revision;
   bool default_bos = false;
+  double norm_eps = 0;
 };
 
 struct SiteInfo {

@@ -30,6 +30,7 @@ api::ModelInfo LoadedModel::Info() const {
   info.d_mlp = static_cast<uint32_t>(arch.d_mlp);
   info.vocabulary = static_cast<uint32_t>(arch.vocabulary);
   info.context = static_cast<uint32_t>(arch.context);
+  info.norm_eps = arch.norm_eps;
   info.parameters = static_cast<uint64_t>(model->weights.Parameters());
   info.weight_bytes = static_cast<uint64_t>(model->weights.Bytes());
   info.dtype = std::string(api::NameOf(*tensor::ToApiDType(model->dtype)));

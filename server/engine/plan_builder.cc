@@ -8,6 +8,7 @@
 #include "engine/resolve.h"
 #include "engine/resolve_interventions.h"
 #include "engine/resolve_metrics.h"
+#include "engine/resolve_readouts.h"
 #include "tensor/chunk.h"
 #include "tensor/runtime_errors.h"
 
@@ -59,6 +60,14 @@ absl::Status Reduce(const api::Reduction& reduction, const at::Tensor& direction
     if (directions.dim() != 2 || directions.size(1) != size)
       return absl::InvalidArgumentError(field + ".dot.directions must be [n, " + std::to_string(size) + "], the last axis of " + name);
     plan.directions = directions;
+  } else if (const auto* lens = std::get_if<api::ReduceLens>(&reduction)) {
+    if (model::SpecOf(plan.place.site).axes.back() != model::Axis::kDModel || !plan.place.units.empty())
+      return absl::InvalidArgumentError(field + ".lens reads whole vectors of the residual, and " + name + " has none");
+    FS_ASSIGN_OR_RETURN(plan.lens, ResolveLens(*lens, draft, field + ".lens"));
+  } else if (const auto* writes = std::get_if<api::ReduceWrites>(&reduction)) {
+    if (plan.place.site != model::Site::kMlpPost)
+      return absl::InvalidArgumentError(field + ".writes is for mlp.hook_post: of " + name + " nothing is written by single units");
+    FS_ASSIGN_OR_RETURN(plan.writes, ResolveWrites(*writes, plan.place, draft, field + ".writes"));
   }
   return absl::OkStatus();
 }

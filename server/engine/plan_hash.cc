@@ -140,6 +140,15 @@ void Write(const run::RowPlan& row, Canonical& out) {
     out.Place(capture.place);
     out.Number(capture.top_k);
     out.Floats(capture.directions);
+    out.Number(capture.lens ? 1 : capture.writes ? 2 : 0);
+    if (capture.lens) {
+      out.Number(capture.lens->top_k);
+      out.Numbers(capture.lens->columns);
+    }
+    if (capture.writes) {
+      out.Number(capture.writes->top_k);
+      out.Floats(capture.writes->directions);
+    }
   }
   out.Number(static_cast<int64_t>(row.keeps.size()));
   for (const run::KeepPlan& keep : row.keeps) {

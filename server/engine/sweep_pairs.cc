@@ -42,22 +42,46 @@ absl::Status SourcePositions(const api::SweepPair& from, bool copies, sweep::Pai
   return absl::OkStatus();
 }
 
+absl::Status ManyPositions(size_t count, const std::string& field) {
+  return absl::InvalidArgumentError(field + ".positions are " + std::to_string(count) + "; a sweep's metric is read at one position");
+}
+
+// A comparison with the pair's base or source run; the planner makes a kept value of it.
+absl::Status AddComparison(const LoadedModel& model, const api::Metric& metric, const api::ToReference& to, const std::vector<int64_t>& ids,
+                           std::vector<run::MetricPlan>& out, const std::string& field) {
+  const std::string why = model.refused.Why(model::Site::kLnFinalNormalized);
+  if (!why.empty()) return absl::FailedPreconditionError("logits: " + why);
+  if (to.positions)
+    return absl::InvalidArgumentError(field + ": in a sweep the reference is read at the metric's own position, so it has no positions");
+  std::vector<int64_t> positions = {static_cast<int64_t>(ids.size()) - 1};
+  if (metric.positions) {
+    FS_ASSIGN_OR_RETURN(positions, ResolvePositions(model, *metric.positions, ids, field + ".positions"));
+  }
+  if (positions.size() != 1) return ManyPositions(positions.size(), field);
+  using Measure = intervention::ToReference::Measure;
+  const Measure measure = to.measure == api::ToReference::Measure::kKl   ? Measure::kKl
+                          : to.measure == api::ToReference::Measure::kJs ? Measure::kJs
+                                                                         : Measure::kL2;
+  const intervention::Kept run = to.row == 0 ? sweep::Pair::kBaseRun : sweep::Pair::kSourceRun;
+  out.push_back({metric.name, std::move(positions), intervention::ToReference{measure, run}});
+  return absl::OkStatus();
+}
+
 // Adds the metric as it is for a run of these tokens.
 absl::Status AddMetric(const LoadedModel& model, const api::Metric& metric, const std::vector<int64_t>& ids,
                        std::vector<run::MetricPlan>& out, const std::string& field) {
-  if (std::holds_alternative<api::ToReference>(metric.kind) || std::holds_alternative<api::ReadOut>(metric.kind))
-    return absl::InvalidArgumentError(field +
-                                      ": a sweep's metrics are about the logits of each cell alone (logit_difference, mean_logit, " +
-                                      "probability, log_probability, cross_entropy, rank); kl, js, l2 and read_out are not among them");
+  if (std::holds_alternative<api::ReadOut>(metric.kind))
+    return absl::InvalidArgumentError(field + ": a sweep's metrics are about the logits of each cell (logit_difference, mean_logit, " +
+                                      "probability, log_probability, cross_entropy, rank, and kl, js and l2 to the pair's base or source " +
+                                      "run); read_out is not among them");
+  if (const auto* to = std::get_if<api::ToReference>(&metric.kind)) return AddComparison(model, metric, *to, ids, out, field);
   PlanDraft draft(model);
   draft.AddRow(ids);
   api::Metric alone = metric;
   alone.rows = {};
   FS_RETURN_IF_ERROR(ResolveMetric(alone, draft, field));
   run::MetricPlan& made = draft.row(0).metrics.front();
-  if (made.positions.size() != 1)
-    return absl::InvalidArgumentError(field + ".positions are " + std::to_string(made.positions.size()) +
-                                      "; a sweep's metric is read at one position");
+  if (made.positions.size() != 1) return ManyPositions(made.positions.size(), field);
   out.push_back(std::move(made));
   return absl::OkStatus();
 }

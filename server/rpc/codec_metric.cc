@@ -45,10 +45,12 @@ absl::StatusOr<Kind> DecodeCrossEntropy(const pb::CrossEntropy& entropy, const F
   return out;
 }
 
-absl::StatusOr<Kind> DecodeToReference(const pb::ToReference& to, api::ToReference::Measure measure, size_t prompts,
+absl::StatusOr<Kind> DecodeToReference(const pb::ToReference& to, api::ToReference::Measure measure, size_t prompts, bool of_pairs,
                                        const FieldPath& path) {
   api::ToReference out{.measure = measure, .row = to.row(), .positions = {}};
-  if (out.row >= prompts) return InvalidAt({&path, "row"}, "is ", out.row, "; the request has ", prompts, " prompts, counted from 0");
+  if (of_pairs && out.row > 1) return InvalidAt({&path, "row"}, "is ", out.row, "; 0 is the pair's base run, 1 its source run");
+  if (!of_pairs && out.row >= prompts)
+    return InvalidAt({&path, "row"}, "is ", out.row, "; the request has ", prompts, " prompts, counted from 0");
   if (to.has_positions()) {
     FS_ASSIGN_OR_RETURN(out.positions, DecodePositions(to.positions(), {&path, "positions"}));
   }
@@ -74,7 +76,7 @@ absl::StatusOr<Kind> DecodeReadOut(const pb::ReadOut& read, const FieldPath& pat
   return out;
 }
 
-absl::StatusOr<Kind> DecodeKind(const pb::Metric& from, size_t prompts, const FieldPath& path) {
+absl::StatusOr<Kind> DecodeKind(const pb::Metric& from, size_t prompts, bool of_pairs, const FieldPath& path) {
   using Measure = api::ToReference::Measure;
   switch (from.kind_case()) {
     case pb::Metric::kLogitDifference:
@@ -88,11 +90,11 @@ absl::StatusOr<Kind> DecodeKind(const pb::Metric& from, size_t prompts, const Fi
     case pb::Metric::kCrossEntropy:
       return DecodeCrossEntropy(from.cross_entropy(), {&path, "cross_entropy"});
     case pb::Metric::kKl:
-      return DecodeToReference(from.kl(), Measure::kKl, prompts, {&path, "kl"});
+      return DecodeToReference(from.kl(), Measure::kKl, prompts, of_pairs, {&path, "kl"});
     case pb::Metric::kJs:
-      return DecodeToReference(from.js(), Measure::kJs, prompts, {&path, "js"});
+      return DecodeToReference(from.js(), Measure::kJs, prompts, of_pairs, {&path, "js"});
     case pb::Metric::kL2:
-      return DecodeToReference(from.l2(), Measure::kL2, prompts, {&path, "l2"});
+      return DecodeToReference(from.l2(), Measure::kL2, prompts, of_pairs, {&path, "l2"});
     case pb::Metric::kRank:
       return DecodeRank(from.rank(), {&path, "rank"});
     case pb::Metric::kReadOut:
@@ -105,7 +107,7 @@ absl::StatusOr<Kind> DecodeKind(const pb::Metric& from, size_t prompts, const Fi
 
 }  // namespace
 
-absl::StatusOr<api::Metric> DecodeMetric(const pb::Metric& metric, size_t prompts, const FieldPath& path) {
+absl::StatusOr<api::Metric> DecodeMetric(const pb::Metric& metric, size_t prompts, const FieldPath& path, bool of_pairs) {
   api::Metric out;
   if (metric.name().empty()) return InvalidAt({&path, "name"}, "is empty; results are told apart by it");
   if (metric.name().size() > kMaxNameBytes) {
@@ -116,7 +118,7 @@ absl::StatusOr<api::Metric> DecodeMetric(const pb::Metric& metric, size_t prompt
   if (metric.has_positions()) {
     FS_ASSIGN_OR_RETURN(out.positions, DecodePositions(metric.positions(), {&path, "positions"}));
   }
-  FS_ASSIGN_OR_RETURN(out.kind, DecodeKind(metric, prompts, path));
+  FS_ASSIGN_OR_RETURN(out.kind, DecodeKind(metric, prompts, of_pairs, path));
   return out;
 }
 

@@ -19,6 +19,7 @@ void EncodeInfo(const api::ModelInfo& info, pb::ModelInfo* out) {
   out->set_d_mlp(info.d_mlp);
   out->set_vocabulary(info.vocabulary);
   out->set_context(info.context);
+  out->set_norm_eps(info.norm_eps);
   out->set_parameters(info.parameters);
   out->set_weight_bytes(info.weight_bytes);
   out->set_dtype(info.dtype);

@@ -72,6 +72,16 @@ absl::StatusOr<api::Reduction> DecodeReduction(const pb::Reduction& reduction, c
       FS_ASSIGN_OR_RETURN(api::Chunk directions, DecodeDirections(reduction.dot().directions(), {&path, "dot.directions"}));
       return api::ReduceDot{std::move(directions)};
     }
+    case pb::Reduction::kLens: {
+      api::ReduceLens lens{reduction.lens().top_k(), {}};
+      FS_ASSIGN_OR_RETURN(lens.tokens, DecodeTokenRefs(reduction.lens().tokens(), path, "lens.tokens"));
+      if ((lens.top_k > 0) == !lens.tokens.empty()) return InvalidAt({&path, "lens"}, "needs either top_k or tokens");
+      return lens;
+    }
+    case pb::Reduction::kWrites: {
+      FS_ASSIGN_OR_RETURN(api::Chunk directions, DecodeDirections(reduction.writes().directions(), {&path, "writes.directions"}));
+      return api::ReduceWrites{std::move(directions), reduction.writes().top_k()};
+    }
     case pb::Reduction::KIND_NOT_SET:
       break;
   }

@@ -203,7 +203,7 @@ absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protob
   if (metrics.empty()) return InvalidAt({&root, "metrics"}, "is empty: a cell is what a metric says of it; give at least one");
   FS_RETURN_IF_ERROR(CheckEntries({&root, "metrics"}, metrics.size()));
   for (int i = 0; i < metrics.size(); ++i) {
-    FS_ASSIGN_OR_RETURN(api::Metric metric, DecodeMetric(metrics[i], pairs, {&root, "metrics", i}));
+    FS_ASSIGN_OR_RETURN(api::Metric metric, DecodeMetric(metrics[i], pairs, {&root, "metrics", i}, /*of_pairs=*/true));
     out.push_back(std::move(metric));
   }
   return out;

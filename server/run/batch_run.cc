@@ -32,7 +32,13 @@ at::Tensor IdsOf(const RunPlan& plan, const std::vector<size_t>& rows, const mod
 }  // namespace
 
 BatchRun::BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out)
-    : plan_(plan), rows_(std::move(rows)), kept_(kept), hooks_(plan, rows_, kept, out), out_(out), live_(WholeRows(plan, rows_)) {
+    : plan_(plan),
+      rows_(std::move(rows)),
+      kept_(kept),
+      out_(out),
+      lens_(*plan.model),
+      hooks_(plan, rows_, kept, out, lens_),
+      live_(WholeRows(plan, rows_)) {
   for (size_t slot = 0; slot < rows_.size(); ++slot)
     if (Row(static_cast<int64_t>(slot)).joins()) waiting_.push_back(slot);
   const auto start = [this](size_t slot) { return *Row(static_cast<int64_t>(slot)).joins(); };
@@ -40,6 +46,15 @@ BatchRun::BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at
 }
 
 bool BatchRun::Step() {
+  if (lens_.waiting()) {
+    lens_.Step(out_);
+    return more_ || lens_.waiting();
+  }
+  more_ = Advance();
+  return more_ || lens_.waiting();
+}
+
+bool BatchRun::Advance() {
   const model::Model& model = *plan_.model;
   switch (stage_) {
     case Stage::kEmbed:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/forward.h"
+#include "run/lens_run.h"
 #include "run/logits_run.h"
 #include "run/plan.h"
 #include "run/result_writer.h"
@@ -25,6 +26,7 @@ class BatchRun {
   bool Step();
 
  private:
+  bool Advance();  // Step without the lens
   const RowPlan& Row(int64_t slot) const { return plan_.rows[rows_[static_cast<size_t>(slot)]]; }
   // Lets the rows that begin at this point into the batch.
   void Join(Point here);
@@ -43,8 +45,9 @@ class BatchRun {
   const RunPlan& plan_;
   std::vector<size_t> rows_;
   std::vector<at::Tensor>& kept_;
-  RowHooks hooks_;
   ResultWriter& out_;
+  LensRun lens_;  // of captures that are unembedded, before the batch goes on
+  RowHooks hooks_;
   std::deque<size_t> waiting_;                  // slots of rows that have not begun, in the order in which they will
   std::map<size_t, model::KvPrefix> prefixes_;  // by trunk
 
@@ -55,6 +58,7 @@ class BatchRun {
   model::PackedRows live_;  // the rows still in the batch, with the positions they still have
   at::Tensor x_;            // the residual stream, [live_.tokens(), d_model]
   std::unique_ptr<LogitsRun> logits_;
+  bool more_ = true;  // Advance has something to do
 };
 
 }  // namespace fluoroscope::run

@@ -1,6 +1,7 @@
 #include "run/cost.h"
 
 #include <algorithm>
+#include <map>
 
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
@@ -40,6 +41,11 @@ int64_t CaptureBytes(const CapturePlan& capture, const RowPlan& row, const Archi
   const int64_t elements = Elements(capture.place, row, arch);
   const int64_t lines = elements / std::max<int64_t>(1, LastAxis(capture.place, row, arch));
   if (capture.top_k > 0) return lines * capture.top_k * (element_size + 8);
+  if (capture.lens) return lines * (capture.lens->top_k * (8 + 4 + 4) + static_cast<int64_t>(capture.lens->columns.size()) * (4 + 4));
+  if (capture.writes) {
+    const int64_t n = capture.writes->directions.size(0);
+    return capture.writes->top_k > 0 ? lines * n * capture.writes->top_k * (4 + 8) : elements * n * 4;
+  }
   if (capture.directions.defined()) return lines * capture.directions.size(0) * 4;
   return elements * element_size;
 }
@@ -135,6 +141,25 @@ class Columns {
   int64_t all_ = 0, largest_ = static_cast<int64_t>(intervention::kTokensPerProduct);
 };
 
+// Values that wait for the unembedding (of one layer at a time), and the logits of one step of it.
+class Lenses {
+ public:
+  void Add(const RowPlan& row, const Architecture& arch, int64_t element_size) {
+    for (const CapturePlan& capture : row.captures)
+      if (capture.lens) waiting_[capture.place.layer] += Elements(capture.place, row, arch) * element_size;
+  }
+  int64_t Bytes(const Architecture& arch, int64_t element_size) const {
+    int64_t most = 0;
+    for (const auto& [_, bytes] : waiting_) most = std::max(most, bytes);
+    if (most == 0) return 0;
+    const int64_t lines = std::min(kPositionsPerStep, most / (arch.d_model * element_size));
+    return most + lines * (arch.vocabulary * (element_size == 4 ? 8 : element_size + 8) + 3 * arch.d_model * 4);
+  }
+
+ private:
+  std::map<int64_t, int64_t> waiting_;  // bytes by layer
+};
+
 // The matrices that live at the same time, at the widest moment of a layer (attention or MLP), per token.
 int64_t WorkingElementsPerToken(const Architecture& arch) {
   const int64_t d = arch.d_model, q = arch.q_size(), kv = arch.kv_size();
@@ -200,12 +225,14 @@ Cost CostOf(const RunPlan& plan) {
   for (const std::vector<size_t>& batch : plan.Batches()) {
     int64_t tokens = 0, extra = 0, ranked = 0, pieced = 0, edited = 0, whole = 0;
     Columns columns;
+    Lenses lenses;
     for (size_t index : batch) tokens += plan.rows[index].lines();
     for (size_t index : batch) {
       const RowPlan& row = plan.rows[index];
       edited = std::max(edited, EditBytes(row, arch, element_size, tokens, largest_keep));
       whole += WholeLines(row);
       columns.Add(row);
+      lenses.Add(row, arch, element_size);
       extra = std::max(extra, ExtraBytes(row, arch, element_size));
       if (!row.logits || !row.logits->columns.empty()) continue;
       const int64_t positions = static_cast<int64_t>(row.logits->positions.size());
@@ -221,7 +248,7 @@ Cost CostOf(const RunPlan& plan) {
     const int64_t column_step = columns.AtOnce() * arch.d_model * (4 + (element_size == 4 ? 0 : element_size));
     const int64_t logits = tokens * 3 * arch.d_model * element_size +
                            std::max({ranked_step, pieced * arch.vocabulary * element_size, whole_step, column_step});
-    working = std::max({working, layer, logits});
+    working = std::max({working, layer, logits}) + lenses.Bytes(arch, element_size);
   }
   cost.reply_bytes = static_cast<uint64_t>(results);
   cost.peak_bytes = static_cast<uint64_t>(results + kept + working) + (uint64_t{1} << 20);

@@ -34,11 +34,28 @@ struct Place {
   std::vector<int64_t> units;      // indices of the last axis; empty: all
 };
 
+// What the final norm and the unembedding make of a value: the best tokens or some columns.
+struct LensPlan {
+  int64_t top_k = 0;
+  std::vector<int64_t> columns;  // instead of top_k
+};
+
+// What units write along directions.
+struct WritesPlan {
+  at::Tensor directions;  // f32 [n, d_model]
+  at::Tensor out;         // [d_model, d_mlp], the layer's own weights
+  int64_t top_k = 0;      // > 0: only the k largest by magnitude
+};
+
 struct CapturePlan {
   Place place;
   uint32_t index = 0;     // of the capture in the request
   int64_t top_k = 0;      // > 0: only the k largest of the last axis
   at::Tensor directions;  // f32 [n, last axis] when only the products with them are wanted, else undefined
+  std::optional<LensPlan> lens;
+  std::optional<WritesPlan> writes;
+
+  bool reduced() const { return top_k > 0 || directions.defined() || lens || writes; }
 };
 
 // A value another row needs.

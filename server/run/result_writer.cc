@@ -3,9 +3,19 @@
 #include <new>
 #include <stdexcept>
 
+#include "model/packed_rows.h"
 #include "tensor/chunk.h"
 
 namespace fluoroscope::run {
+namespace {
+
+// [n, units]: what one of each unit's value writes along each direction.
+at::Tensor WritesOf(const WritesPlan& writes, const Place& place) {
+  at::Tensor per_unit = at::matmul(writes.directions, writes.out.to(at::kFloat));
+  return place.units.empty() ? per_unit : at::index_select(per_unit, 1, model::IndexTensor(place.units, per_unit.device()));
+}
+
+}  // namespace
 
 void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
   tensor.row = row.index;
@@ -19,24 +29,33 @@ void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::
   Push(std::move(tensor));
 }
 
-void ResultWriter::Capture(const RowPlan& row, const CapturePlan& capture, const at::Tensor& value) {
+void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, std::string part, const at::Tensor& value) {
   api::NamedTensor tensor;
   tensor.name = model::FullName(capture.place.site, capture.place.layer);
   if (model::SpecOf(capture.place.site).in_block) tensor.layer = static_cast<uint32_t>(capture.place.layer);
   tensor.heads.assign(capture.place.heads.begin(), capture.place.heads.end());
   tensor.units.assign(capture.place.units.begin(), capture.place.units.end());
   tensor.capture = capture.index;
+  tensor.part = std::move(part);
+  Send(row, std::move(tensor), capture.place.positions, value);
+}
+
+void ResultWriter::Capture(const RowPlan& row, const CapturePlan& capture, const at::Tensor& value) {
   if (capture.top_k > 0) {
     const auto [values, indices] = at::topk(value, capture.top_k, -1);
-    api::NamedTensor first = tensor;
-    first.part = "values";
-    tensor.part = "indices";
-    Send(row, std::move(first), capture.place.positions, values);
-    Send(row, std::move(tensor), capture.place.positions, indices);
+    CapturePart(row, capture, "values", values);
+    CapturePart(row, capture, "indices", indices);
   } else if (capture.directions.defined()) {
-    Send(row, std::move(tensor), capture.place.positions, at::matmul(value.to(at::kFloat), capture.directions.t()));
+    CapturePart(row, capture, "", at::matmul(value.to(at::kFloat), capture.directions.t()));
+  } else if (capture.writes) {
+    // [.., 1, d_mlp] * [n, d_mlp]
+    const at::Tensor written = value.to(at::kFloat).unsqueeze(-2) * WritesOf(*capture.writes, capture.place);
+    if (capture.writes->top_k == 0) return CapturePart(row, capture, "", written);
+    const at::Tensor indices = std::get<1>(at::topk(written.abs(), capture.writes->top_k, -1));
+    CapturePart(row, capture, "values", written.gather(-1, indices));
+    CapturePart(row, capture, "indices", indices);
   } else {
-    Send(row, std::move(tensor), capture.place.positions, value);
+    CapturePart(row, capture, "", value);
   }
 }
 

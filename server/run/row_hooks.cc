@@ -27,9 +27,7 @@ Region Locate(const Place& place, const model::RowSpan& span, bool packed) {
 }
 
 // Whether a capture sends lines of `value` as they are: neither reduced nor only some heads or units.
-bool SendsLines(const CapturePlan& capture) {
-  return capture.top_k == 0 && !capture.directions.defined() && capture.place.heads.empty() && capture.place.units.empty();
-}
+bool SendsLines(const CapturePlan& capture) { return !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty(); }
 
 // A captured slice may share the batch's memory only if that memory is mostly what was captured, else it would keep alive (and the budget
 // would not know of) far more than was asked for.
@@ -39,11 +37,12 @@ bool MayShare(const at::Tensor& value, int64_t lines, int64_t sent_lines) {
 
 }  // namespace
 
-RowHooks::RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out)
+RowHooks::RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out, LensRun& lens)
     : plan_(plan),
       rows_(std::move(rows)),
       kept_(kept),
       out_(out),
+      lens_(lens),
       actions_(static_cast<size_t>(plan.model->arch.layers) * model::kSiteCount) {
   for (size_t slot = 0; slot < rows_.size(); ++slot) {
     const RowPlan& row = plan_.rows[rows_[slot]];
@@ -109,9 +108,13 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
       continue;
     }
     const CapturePlan& capture = *read.action->capture;
-    const bool reduced = capture.top_k > 0 || capture.directions.defined();
-    if (!share && !reduced) entries = entries.clone(at::MemoryFormat::Contiguous);
-    out_.Capture(plan_.rows[rows_[static_cast<size_t>(read.action->slot)]], capture, entries);
+    const RowPlan& plan = plan_.rows[rows_[static_cast<size_t>(read.action->slot)]];
+    if (capture.lens) {
+      lens_.Add(plan, capture, entries.clone(at::MemoryFormat::Contiguous));
+      continue;
+    }
+    if (!share && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
+    out_.Capture(plan, capture, entries);
   }
   return value;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/hooks.h"
+#include "run/lens_run.h"
 #include "run/plan.h"
 #include "run/result_writer.h"
 
@@ -12,8 +13,9 @@ namespace fluoroscope::run {
 // Belongs to one batch; used on the executor's thread. Slots are positions in `rows`.
 class RowHooks final : public model::SiteHooks {
  public:
-  // `kept` holds the values of earlier waves and takes those of this one. All references outlive the hooks.
-  RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out);
+  // `kept` holds the values of earlier waves and takes those of this one; `lens` takes captures that are unembedded. All references outlive
+  // the hooks.
+  RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out, LensRun& lens);
 
   bool Wants(model::Site site, int64_t layer) const override { return !ActionsAt(site, layer).empty(); }
   bool Wants(model::Site site, int64_t layer, int64_t slot) const override;
@@ -42,6 +44,7 @@ class RowHooks final : public model::SiteHooks {
   std::vector<size_t> rows_;
   std::vector<at::Tensor>& kept_;
   ResultWriter& out_;
+  LensRun& lens_;
   std::vector<std::vector<Action>> actions_;  // [layer * kSiteCount + site]
 };
 

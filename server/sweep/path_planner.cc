@@ -19,8 +19,6 @@ using Is = Piece::Row::Is;
 constexpr size_t kMaxRows = 8192;
 constexpr size_t kMaxKept = size_t{1} << 24;
 
-constexpr size_t kBaseWave = 0, kSenderWave = 1, kCellWave = 2;
-
 // Where a sender is first felt, and where a receiver reads.
 run::Point FeltAt(const PathNode& sender) {
   if (sender.site == Site::kEmbed) return {0, Part::kAttention};
@@ -91,11 +89,11 @@ class PathPlanner {
 
   void BeginPair(uint32_t index) {
     const Pair& pair = paths_.pairs[index];
-    base_ = build_.NewRow({Is::kBase, index, 0}, pair.base_ids, kBaseWave).index;
-    source_ = build_.NewRow({Is::kSource, index, 0}, pair.source_ids, kBaseWave).index;
-    build_.row(base_).metrics = pair.base_metrics;
-    build_.row(source_).metrics = pair.source_metrics;
-    trunk_ = build_.NewTrunk(base_);
+    const PieceBuilder::PairRows runs = build_.AddPair(pair, index);
+    base_ = runs.base;
+    source_ = runs.source;
+    trunk_ = runs.trunk;
+    metrics_ = runs.metrics;
     const std::vector<size_t> nowhere(static_cast<size_t>(arch_.layers), run::TrunkPlan::kNotKept);
     build_.trunk(trunk_).attn_out = build_.trunk(trunk_).mlp_out = nowhere;
   }
@@ -126,14 +124,14 @@ class PathPlanner {
         heads[{node.layer, node.site}].insert(node.heads.begin(), node.heads.end());
       }
       if (!reached) where[r].clear();
-      if (MetricsFrom(pair, where[r]).empty()) {
+      if (MetricsFrom(where[r]).empty()) {
         where[r].clear();
         build_.Fill({Is::kCell, index, CellOf(r, number)});
       }
     }
     std::vector<run::MetricPlan> own_metrics;
     if (logits) {
-      for (const run::MetricPlan& metric : pair.base_metrics)
+      for (const run::MetricPlan& metric : metrics_)
         if (std::binary_search(altered.begin(), altered.end(), metric.positions.front())) own_metrics.push_back(metric);
       if (own_metrics.empty()) build_.Fill({Is::kCell, index, CellOf(*logits, number)});
     }
@@ -152,10 +150,10 @@ class PathPlanner {
       if (!where[r].empty()) AddCell(index, CellOf(r, number), paths_.receivers[r], felt, altered, where[r], said);
   }
 
-  static std::vector<run::MetricPlan> MetricsFrom(const Pair& pair, const std::vector<int64_t>& positions) {
+  std::vector<run::MetricPlan> MetricsFrom(const std::vector<int64_t>& positions) const {
     std::vector<run::MetricPlan> metrics;
     if (positions.empty()) return metrics;
-    for (const run::MetricPlan& metric : pair.base_metrics)
+    for (const run::MetricPlan& metric : metrics_)
       if (metric.positions.front() >= positions.front()) metrics.push_back(metric);
     return metrics;
   }
@@ -239,14 +237,16 @@ class PathPlanner {
     run::RowPlan& row = build_.NewRow({Is::kCell, index, cell}, pair.base_ids, kCellWave);
     row.fork = run::ForkPlan{trunk_, start, where.front()};
     row.edits = std::move(edits);
-    row.metrics = MetricsFrom(pair, where);
+    row.metrics = MetricsFrom(where);
   }
 
   const PathPlan& paths_;
   const model::Architecture& arch_;
   PieceBuilder build_;
   size_t kept_ = 0;
-  size_t base_ = 0, source_ = 0, trunk_ = 0;  // of the pair that is being planned
+  // Of the pair that is being planned:
+  size_t base_ = 0, source_ = 0, trunk_ = 0;
+  std::vector<run::MetricPlan> metrics_;  // of cells
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "sweep/piece_builder.h"
 
+#include <algorithm>
 #include <numeric>
 #include <tuple>
 
@@ -50,6 +51,51 @@ void PieceBuilder::BeginsAt(size_t trunk, size_t row, run::Point start) {
   run::TrunkPlan& plan = piece_.plan.trunks[trunk];
   (mlp ? plan.resid_mid : plan.resid_pre)[static_cast<size_t>(start.layer)] =
       Keep(row, mlp ? Site::kResidMid : Site::kResidPre, start.layer);
+}
+
+size_t PieceBuilder::KeepLogits(size_t row, int64_t position, bool log_probabilities) {
+  const auto [it, is_new] = kept_logits_.try_emplace({row, position, log_probabilities}, keys_);
+  if (!is_new) return it->second;
+  piece_.plan.rows[row].keep_logits.push_back({{position}, log_probabilities, keys_});
+  return keys_++;
+}
+
+PieceBuilder::PairRows PieceBuilder::AddPair(const Pair& pair, uint32_t index) {
+  using Is = Piece::Row::Is;
+  using intervention::ToReference;
+  const auto compares = [](const run::MetricPlan& metric) { return std::holds_alternative<ToReference>(metric.metric); };
+  const bool apart = std::any_of(pair.base_metrics.begin(), pair.base_metrics.end(), compares);
+  PairRows rows;
+  rows.base = NewRow({apart ? Is::kLender : Is::kBase, index, 0}, pair.base_ids, kRunWave).index;
+  row(rows.base).edits = pair.base_edits;
+  rows.source = NewRow({apart ? Is::kLender : Is::kSource, index, 0}, pair.source_ids, kRunWave).index;
+  row(rows.source).edits = pair.source_edits;
+  rows.trunk = NewTrunk(rows.base);
+  // Both lists have the same metrics in the same order; only positions differ.
+  const auto read = [&](std::vector<run::MetricPlan> metrics) {
+    for (size_t i = 0; i < metrics.size(); ++i) {
+      auto* to = std::get_if<ToReference>(&metrics[i].metric);
+      if (to == nullptr) continue;
+      const bool source = to->reference == Pair::kSourceRun;
+      to->reference = KeepLogits(source ? rows.source : rows.base, (source ? pair.source_metrics : pair.base_metrics)[i].positions.front(),
+                                 to->measure != ToReference::Measure::kL2);
+    }
+    return metrics;
+  };
+  rows.metrics = read(pair.base_metrics);
+  std::vector<run::MetricPlan> of_source = read(pair.source_metrics);
+  if (!apart) {
+    row(rows.base).metrics = rows.metrics;
+    row(rows.source).metrics = std::move(of_source);
+    return rows;
+  }
+  run::RowPlan& base = NewRow({Is::kBase, index, 0}, pair.base_ids, kReadWave);
+  base.edits = pair.base_edits;
+  base.metrics = rows.metrics;
+  run::RowPlan& source = NewRow({Is::kSource, index, 0}, pair.source_ids, kReadWave);
+  source.edits = pair.source_edits;
+  source.metrics = std::move(of_source);
+  return rows;
 }
 
 Piece PieceBuilder::Finish(size_t end) {

@@ -10,6 +10,9 @@
 
 namespace fluoroscope::sweep {
 
+// Waves: base and source runs and lenders; what is read of them for comparison; path patching's senders; cells.
+inline constexpr size_t kRunWave = 0, kReadWave = 1, kSenderWave = 2, kCellWave = 3;
+
 // Builds one piece; belongs to its planner.
 class PieceBuilder {
  public:
@@ -31,6 +34,17 @@ class PieceBuilder {
   // Makes a trunk of `row` keep what a row needs that begins at this point.
   void BeginsAt(size_t trunk, size_t row, run::Point start);
 
+  // A row's log-probabilities (or logits) at a position: the key.
+  size_t KeepLogits(size_t row, int64_t position, bool log_probabilities);
+
+  // Base and source run of a pair, with their metrics; the base run is a trunk. Metrics that compare with one of these runs are read of
+  // rows of their own, in the next wave: a run cannot be compared with what runs beside it.
+  struct PairRows {
+    size_t base = 0, source = 0, trunk = 0;
+    std::vector<run::MetricPlan> metrics;  // of cells
+  };
+  PairRows AddPair(const Pair& pair, uint32_t index);
+
   void Fill(Piece::Row cell) { piece_.filled.push_back(cell); }
 
   // The finished piece; the builder is used up.
@@ -40,6 +54,7 @@ class PieceBuilder {
   Piece piece_;
   std::map<size_t, std::vector<size_t>> waves_;
   std::map<std::tuple<size_t, model::Site, int64_t>, size_t> kept_;
+  std::map<std::tuple<size_t, int64_t, bool>, size_t> kept_logits_;
   size_t keys_ = 0;
 };
 

@@ -33,11 +33,13 @@ struct Pieces {
 // Two prompts, resolved. Groups and the base's metrics are about the base prompt's positions.
 struct Pair {
   std::vector<int64_t> base_ids, source_ids;
-  std::vector<int64_t> donor_ids;                             // whose values are copied; empty: the source's
-  std::vector<int64_t> source_of;                             // by base position: the source position whose value goes there, -1 for none
-  std::vector<std::vector<int64_t>> groups;                   // places on the position axis: base positions, ascending
-  std::vector<run::MetricPlan> base_metrics, source_metrics;  // one per metric, with one position each
-  std::vector<run::EditPlan> base_edits, source_edits;        // of the runs themselves, at the embedding
+  std::vector<int64_t> donor_ids;            // whose values are copied; empty: the source's
+  std::vector<int64_t> source_of;            // by base position: the source position whose value goes there, -1 for none
+  std::vector<std::vector<int64_t>> groups;  // places on the position axis: base positions, ascending
+  // One per metric, with one position each. What a ToReference compares with is one of these runs, not a kept value.
+  std::vector<run::MetricPlan> base_metrics, source_metrics;
+  static constexpr intervention::Kept kBaseRun = 0, kSourceRun = 1;
+  std::vector<run::EditPlan> base_edits, source_edits;  // of the runs themselves, at the embedding
 
   // The first position at which the base run differs from that of the given tokens in the same places, before any cell changes anything.
   size_t Common(const std::vector<int64_t>& donor) const;

@@ -18,9 +18,6 @@ constexpr size_t kMaxRows = 8192;
 constexpr size_t kMaxIds = size_t{1} << 22;
 constexpr size_t kMaxPairs = 256;
 
-// Base, source and lenders run before the cells.
-constexpr size_t kFirstWave = 0, kSecondWave = 1;
-
 // The point of the base run from which a change at this site is felt.
 run::Point StartOf(Site site, int64_t layer) {
   if (site == Site::kResidMid || model::SpecOf(site).part == Part::kMlp) return {layer, Part::kMlp};
@@ -58,7 +55,7 @@ class PiecePlanner {
 
   Piece Plan(size_t begin) {
     for (const std::vector<int64_t>& ids : sweep_.references)
-      references_.push_back(build_.NewRow({Piece::Row::Is::kLender, 0, 0}, ids, kFirstWave).index);
+      references_.push_back(build_.NewRow({Piece::Row::Is::kLender, 0, 0}, ids, kRunWave).index);
     const size_t cells = sweep_.cells_per_pair();
     size_t at = begin, ids = 0, pairs = 0;
     while (at < sweep_.cells() && build_.rows() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
@@ -77,14 +74,8 @@ class PiecePlanner {
   // The runs that a pair's cells draw on.
   void Begin(uint32_t index) {
     const Pair& pair = sweep_.pairs[index];
-    base_ = build_.NewRow({Piece::Row::Is::kBase, index, 0}, pair.base_ids, kFirstWave).index;
-    source_ = build_.NewRow({Piece::Row::Is::kSource, index, 0}, pair.source_ids, kFirstWave).index;
-    build_.row(base_).metrics = pair.base_metrics;
-    build_.row(base_).edits = pair.base_edits;
-    build_.row(source_).metrics = pair.source_metrics;
-    build_.row(source_).edits = pair.source_edits;
-    donor_ = pair.donor_ids.empty() ? source_ : build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kFirstWave).index;
-    trunk_ = build_.NewTrunk(base_);
+    runs_ = build_.AddPair(pair, index);
+    donor_ = pair.donor_ids.empty() ? runs_.source : build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kRunWave).index;
   }
 
   std::shared_ptr<const intervention::Mean::Reference> MeanOf(Site site, int64_t layer) {
@@ -102,18 +93,18 @@ class PiecePlanner {
     const std::vector<int64_t> positions = Altered(sweep_, pair, change);
     std::vector<run::MetricPlan> metrics;  // those that lie behind the change; the others are the base run's
     if (!positions.empty())
-      for (const run::MetricPlan& metric : pair.base_metrics)
+      for (const run::MetricPlan& metric : runs_.metrics)
         if (metric.positions.front() >= positions.front()) metrics.push_back(metric);
     if (metrics.empty()) {
       build_.Fill({Piece::Row::Is::kCell, index, cell});
       return;
     }
     const run::Point start = StartOf(change.site, change.layers.front());
-    build_.BeginsAt(trunk_, base_, start);
+    build_.BeginsAt(runs_.trunk, runs_.base, start);
     std::vector<run::EditPlan> edits;
     for (int64_t layer : change.layers) edits.push_back(Edit(pair, change, layer, positions));
-    run::RowPlan& row = build_.NewRow({Piece::Row::Is::kCell, index, cell}, pair.base_ids, kSecondWave);
-    row.fork = run::ForkPlan{trunk_, start, positions.front()};
+    run::RowPlan& row = build_.NewRow({Piece::Row::Is::kCell, index, cell}, pair.base_ids, kCellWave);
+    row.fork = run::ForkPlan{runs_.trunk, start, positions.front()};
     row.edits = std::move(edits);
     row.metrics = std::move(metrics);
   }
@@ -145,7 +136,8 @@ class PiecePlanner {
   const SweepPlan& sweep_;
   PieceBuilder build_;
   // Of the pair that is being planned:
-  size_t base_ = 0, source_ = 0, donor_ = 0, trunk_ = 0;
+  PieceBuilder::PairRows runs_;
+  size_t donor_ = 0;
   // Of all pairs:
   std::vector<size_t> references_;
   std::map<std::pair<Site, int64_t>, std::shared_ptr<intervention::Mean::Reference>> means_;

@@ -73,6 +73,7 @@ void CheckForward(const api::ForwardRequest& request) {
   Require(!request.model.empty() && !request.prompts.empty() && request.prompts.size() <= kLimits.max_prompts);
   for (const api::Capture& capture : request.captures) {
     CheckSelection(capture.select, request.prompts.size());
+    if (const auto* lens = std::get_if<api::ReduceLens>(&capture.reduction)) Require((lens->top_k > 0) != !lens->tokens.empty());
     const auto* dot = std::get_if<api::ReduceDot>(&capture.reduction);
     if (dot == nullptr) continue;
     Require(dot->directions.shape.size() == 2);

@@ -38,7 +38,7 @@ struct CheckMetric {
   void operator()(const api::Probability& probability) const { Require(!probability.tokens.empty()); }
   void operator()(const api::CrossEntropy&) const {}
   void operator()(const api::ToReference& to) const {
-    Require(to.row < pairs);
+    Require(to.row < 2);  // the pair's base and source run
     CheckPositions(to.positions);
   }
   void operator()(const api::Rank&) const {}

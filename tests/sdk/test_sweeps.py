@@ -130,7 +130,7 @@ def test_align(source, base, wanted):
         ({"over": ("layer", "source")}, "'source' is an axis of pattern and attn_scores only"),
         ({"direction": "back"}, "direction: 'back' is not one of 'denoise', 'noise'"),
         ({"kind": "add"}, "kind: 'add' is not one of 'patch', 'zero', 'mean', 'resample'"),
-        ({"metric": fs.metrics.kl()}, "kl, js and l2 are not among them"),
+        ({"metric": fs.metrics.kl("c")}, "compare with the pair's own runs"),
         ({"source_positions": []}, "source_positions of pair 0 is empty"),
         ({"clean": ["a", "b"], "corrupt": ["c", "d"], "source_positions": [[0]]}, "source_positions has 1 entries for 2 pairs"),
     ],

@@ -53,7 +53,7 @@ TABLE = {
     "positions of other pairs": (lambda: paths(senders=[z(0, positions=[positions(1)] * 3)]), INVALID, ["senders[0].positions has 3", "1"]),
     "unequal lengths without a map": (lambda: paths(pairs=[pair(CLEAN + [7])]), INVALID, ["pairs[0]", "source_positions"]),
     "no metric": (lambda: paths(metrics=[]), INVALID, ["metrics is empty"]),
-    "metric against another row": (lambda: paths(metrics=[{"name": "d", "kl": {"row": 0}}]), INVALID, ["kl", "logit_difference"]),
+    "metric against another row": (lambda: paths(metrics=[{"name": "d", "kl": {"row": 2}}]), INVALID, ["kl.row is 2", "source run"]),
     "too many cells": (lambda: paths(senders=[z(0)] * 600, receivers=[end("blocks.1.hook_mlp_in")] * 600), EXHAUSTED, ["360000 cells", "200000"]),
     "a long label": (lambda: paths(senders=[z(0, label="x" * 257)]), INVALID, ["senders[0].label", "256"]),
     "unknown model": (lambda: paths(model="huge"), NOT_FOUND, ["huge", "tiny"]),

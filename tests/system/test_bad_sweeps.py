@@ -57,7 +57,11 @@ TABLE = {
     "metric token of several pieces": (lambda: sweep(metrics=[metric({"text": " zzz qqq"})]), INVALID, ["metrics[0]", " zzz qqq", "tokens"]),
     "metric at several positions": (lambda: sweep(metrics=[metric(positions=positions(1, 2))]), INVALID, ["metrics[0].positions are 2", "one position"]),
     "metric twice": (lambda: sweep(metrics=[metric(), metric()]), INVALID, ["'diff' is given 2 times", "each metric once"]),
-    "metric against another row": (lambda: sweep(metrics=[{"name": "d", "kl": {"row": 0}}]), INVALID, ["kl", "logit_difference"]),
+    "metric that is no logit's": (lambda: sweep(metrics=[{"name": "d", "read_out": {"site": "ln_final.hook_normalized", "direction": {
+        "dtype": "DTYPE_F32", "shape": [1], "data": b"\0\0\0\0"}}}]), INVALID, ["metrics[0]", "read_out is not among them", "logit_difference"]),
+    "metric against another row": (lambda: sweep(metrics=[{"name": "d", "kl": {"row": 2}}]), INVALID, ["metrics[0].kl.row is 2", "base run", "source run"]),
+    "metric against other positions": (lambda: sweep(metrics=[{"name": "d", "l2": {"positions": positions(1)}}]), INVALID, ["metrics[0]", "own position"]),
+    "comparison at several positions": (lambda: sweep(metrics=[{"name": "d", "js": {}, "positions": positions(1, 2)}]), INVALID, ["metrics[0].positions are 2"]),
     "10^8 cells": (of_100_million_cells, EXHAUSTED, ["3145728 cells for each of 32 pairs, 100663296 together", "200000"]),
     "site that cannot be patched": (lambda: sweep(sites=["hook_q_input"]), PRECONDITION, ["hook_q_input", "read but not edited"]),
     "unknown site": (lambda: sweep(sites=["hook_residual"]), NOT_FOUND, ["sites[0]", "hook_residual", "hook_resid_pre"]),

@@ -11,7 +11,7 @@ from importlib.metadata import version as _version
 
 from fluoroscope import errors, metrics
 from fluoroscope.aio import AsyncClient, AsyncModel, connect_async
-from fluoroscope.cache import ActivationCache, TopKValues
+from fluoroscope.cache import ActivationCache, LensValues, TopKValues
 from fluoroscope.causal_trace import CausalTrace
 from fluoroscope.client import Client, connect
 from fluoroscope.errors import (
@@ -38,11 +38,13 @@ from fluoroscope.errors import (
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.local_server import LocalServer, serve
+from fluoroscope.logit_attribution import LogitAttribution
+from fluoroscope.logit_lens import LogitLens
 from fluoroscope.logits import Logits
 from fluoroscope.model import Model
 from fluoroscope.path_result import PathResult
 from fluoroscope.ragged import Ragged
-from fluoroscope.requests import Dot, TopK
+from fluoroscope.requests import Dot, Lens, TopK, Writes
 from fluoroscope.results import Estimate, Metrics, ModelInfo, Provenance, RunResult, Timing, TopToken, TopTokens
 from fluoroscope.selections import At, Start, at, occurrences
 from fluoroscope.subspace import SubspaceEffects
@@ -80,7 +82,11 @@ __all__ = [
     "interpolate",
     "Intervention",
     "InvalidArgumentError",
+    "Lens",
+    "LensValues",
     "LocalServer",
+    "LogitAttribution",
+    "LogitLens",
     "Logits",
     "mean",
     "Metrics",
@@ -120,5 +126,6 @@ __all__ = [
     "UnknownError",
     "WeightInfo",
     "Weights",
+    "Writes",
     "zero",
 ]

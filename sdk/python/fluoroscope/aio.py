@@ -143,6 +143,9 @@ class AsyncModel:
     path_patch = _awaited(Model.path_patch)
     estimate_path_patch = _awaited(Model.estimate_path_patch)
     causal_trace = _awaited(Model.causal_trace)
+    logit_lens = _awaited(Model.logit_lens)
+    logit_attrs = _awaited(Model.logit_attrs)
+    to_single_token = _awaited(Model.to_single_token)
 
     def __repr__(self) -> str:
         return f"Async{self._model!r}"

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fluoroscope._proto.v1 import tensor_pb2
-from fluoroscope.cache import Activation, Entry, TopKValues
+from fluoroscope.cache import Activation, Entry, LensValues, TopKValues
 from fluoroscope.errors import DataLossError
 from fluoroscope.memory import POOL
 from fluoroscope.ragged import Ragged
@@ -61,11 +61,14 @@ class Assembler:
         """All rows of a name. `single` removes the batch axis (there must be one row)."""
         if (name, "values") in self._slots:
             return TopKValues(self._joined(name, "values", single), self._joined(name, "indices", single))
+        if (name, "logprobs") in self._slots:
+            tokens = self._joined(name, "tokens", single) if (name, "tokens") in self._slots else None
+            return LensValues(tokens, self._joined(name, "logits", single), self._joined(name, "logprobs", single))
         return self._joined(name, "", single)
 
     def entry(self, name: str, single: bool = False) -> Entry:
         """All rows of a name, with which positions and heads they are."""
-        slot = self._slots.get((name, "")) or self._slots[name, "values"]
+        slot = next(self._slots[name, part] for part in ("", "values", "logprobs") if (name, part) in self._slots)
         return Entry(self.value(name, single), tuple(slot.headers[row] for row in sorted(slot.headers)))
 
     def _joined(self, name: str, part: str, single: bool) -> np.ndarray | Ragged:

@@ -13,8 +13,10 @@ import numpy as np
 from fluoroscope._proto.v1 import inference_pb2, tensor_pb2
 from fluoroscope.names import HookKey, hook_name
 from fluoroscope.ragged import Ragged, shape_text, stack
+from fluoroscope.residual_stacks import ResidualStacks
 
 if TYPE_CHECKING:
+    from fluoroscope.model import Model
     from fluoroscope.results import Provenance
 
 
@@ -25,7 +27,15 @@ class TopKValues(NamedTuple):
     indices: np.ndarray | Ragged
 
 
-Activation = np.ndarray | Ragged | TopKValues
+class LensValues(NamedTuple):
+    """What the reduction fs.Lens makes of a vector of the residual stream; the last axis has one entry per token."""
+
+    tokens: np.ndarray | Ragged | None  # ids, best first; None where tokens were given
+    logits: np.ndarray | Ragged
+    logprobs: np.ndarray | Ragged  # natural logarithms, over the whole vocabulary
+
+
+Activation = np.ndarray | Ragged | TopKValues | LensValues
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Entry:
     headers: tuple[tensor_pb2.TensorHeader, ...]
 
 
-class ActivationCache(Mapping[str, Activation]):
+class ActivationCache(ResidualStacks, Mapping[str, Activation]):
     """Activations by hook name: `cache["blocks.5.hook_resid_pre"]`, or in short `cache["resid_pre", 5]`, `cache["pattern", -1]`.
 
     A value is a numpy array [batch, ...] with the axes that `Model.hooks()` lists, as in TransformerLens; without the batch axis after
@@ -56,8 +66,10 @@ class ActivationCache(Mapping[str, Activation]):
         provenance: Provenance,
         layers: int,
         single: bool = False,
+        model: Model | None = None,
     ) -> None:
-        """For the package's own use. `rows` are the prompts as they ran; `single` says that the batch axis was removed."""
+        """For the package's own use. `rows` are the prompts as they ran; `single` says that the batch axis was removed; `model` gives weights to stacks."""
+        self._model = model
         self._entries = dict(entries)
         self._rows = rows
         self._layers = layers
@@ -145,12 +157,14 @@ class ActivationCache(Mapping[str, Activation]):
 
 
 def _parts(value: Activation) -> tuple[np.ndarray | Ragged, ...]:
-    return tuple(value) if isinstance(value, TopKValues) else (value,)
+    return tuple(part for part in value if part is not None) if isinstance(value, TopKValues | LensValues) else (value,)
 
 
 def _text(value: Activation) -> str:
     if isinstance(value, TopKValues):
         return f"top-k {_text(value.values)}"
+    if isinstance(value, LensValues):
+        return f"lens {_text(value.logprobs)}"
     if isinstance(value, Ragged):
         return f"{value.dtype} Ragged, {len(value)} rows [{shape_text(list(value))}]"
     return f"{value.dtype} {list(value.shape)}"

@@ -76,7 +76,7 @@ class CausalTrace:
         for column, (grid, colours) in enumerate(zip(grids, ("Purples", "Greens", "Reds"), strict=True), start=1):
             heat = go.Heatmap(
                 z=grid.values.T, x=list(grid.axes[0].labels), y=y, zmin=low, zmax=high, colorscale=colours, xgap=1, ygap=1,
-                colorbar={"title": {"text": grid.metric}, "thickness": 12, "x": 1.01 + 0.09 * (column - 1), "len": 0.9},
+                colorbar={"thickness": 10, "x": 1.01 + 0.055 * (column - 1), "len": 0.95},
                 hovertemplate="layer <b>%{x}</b><br>%{y}<br>%{z:.4f}<extra></extra>",
             )
             shown.add_trace(heat, 1, column)

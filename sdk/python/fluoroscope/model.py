@@ -22,6 +22,8 @@ from fluoroscope.client import Client
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention
+from fluoroscope.logit_attribution import LogitAttribution, logit_attrs, single_token
+from fluoroscope.logit_lens import LogitLens, logit_lens
 from fluoroscope.logits import LogitsChoice, top_message
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey, hook_name
@@ -116,6 +118,10 @@ class Model:
         rows, single = self._rows(prompts, bos, parse_special_tokens)
         texts = [list(row.tokens) for row in rows]
         return texts[0] if single else texts
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token; ValueError, with its pieces, when it is not."""
+        return single_token(self, text)
 
     def detokenize(self, ids: Prompts, *, skip_special_tokens: bool = False) -> str | list[str]:
         """The text of token ids: one text, or one per list for a list of lists."""
@@ -387,7 +393,8 @@ class Model:
           over: the axes of the result, outermost first: "layer", "position", "head", "site", "unit" (entries of the last axis: neurons, or residual
             dimensions), and for "pattern" and "attn_scores" "source" (the position that is attended to). What is not an axis is patched at all its places
             together.
-          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last).
+          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last). fs.metrics.kl() and its like compare with the base
+            run, or with the source run when `reference` is its prompt.
           direction: "denoise" patches clean values into the corrupt run (what restores the answer?); "noise" the other way round (what breaks it?).
           kind: "patch"; or an ablation: "zero", "mean" (over all positions of all `references`), "resample" (the same place of one of the `references`,
             drawn for each pair by `seed`).
@@ -564,6 +571,14 @@ class Model:
         """Causal tracing with noise (ROME); see fluoroscope.causal_trace.causal_trace for the arguments."""
         return causal_trace(self, prompt, subject, metric, **options)
 
+    def logit_lens(self, prompt: Prompts, **options: Any) -> LogitLens:
+        """What the model would say after each layer (logit lens), computed on the server; see fluoroscope.logit_lens.logit_lens for the arguments."""
+        return logit_lens(self, prompt, **options)
+
+    def logit_attrs(self, prompts: Prompts, answer: Any, foil: Any = None, **options: Any) -> LogitAttribution:
+        """Direct logit attribution of every component, head or neuron, computed on the server; see fluoroscope.logit_attribution.logit_attrs."""
+        return logit_attrs(self, prompts, answer, foil, **options)
+
     def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
         """For `source_positions` of a sweep over prompts of unequal length: for each token of `base` the position in `source` whose value belongs there, -1
         for none. Equal stretches of tokens belong together, and so do stretches of equal length between them (a name and the other name).
@@ -637,6 +652,7 @@ class Model:
             provenance,
             self.info.layers,
             single,
+            self,
         )
         logits = cast("np.ndarray | Ragged", assembler.value("logits", single)) if "logits" in names else None
         return RunResult(logits, _metrics(plan, reply), cache, provenance, Timing.of(reply.summary), self._warn(plan, reply))

@@ -10,7 +10,7 @@ from fluoroscope._proto.v1 import path_pb2
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
 from fluoroscope.results import ModelInfo
-from fluoroscope.selections import At, Bos, Positions, Prompts, as_prompts, per_prompt_positions, positions_message
+from fluoroscope.selections import At, Bos, Positions, Prompts, per_prompt_positions, positions_message
 from fluoroscope.sweep import DIRECTIONS, choice, metric_messages, pair_messages
 
 # One part of the model, or a word for many of them; see Model.path_patch.
@@ -49,8 +49,7 @@ def build(
 ) -> PathPlan:
     """Turns the arguments of Model.path_patch into a request. ValueError for what can be seen to be wrong without the server."""
     pairs = pair_messages(clean, corrupt, source_positions, bos, parse_special_tokens)
-    rows, _ = as_prompts(clean)
-    messages, names = metric_messages(metric, rows)
+    messages, names = metric_messages(metric, clean, corrupt, direction)
     return PathPlan(
         path_pb2.PathPatchRequest(
             model=model,

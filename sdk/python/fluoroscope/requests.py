@@ -20,11 +20,13 @@ from fluoroscope.selections import (
     Prompts,
     Row,
     Start,
+    Token,
     as_prompts,
     per_prompt_positions,
     positions_message,
     prompt_messages,
     tensor_message,
+    token_refs,
 )
 
 
@@ -42,8 +44,27 @@ class Dot:
     directions: np.ndarray
 
 
-# "last": only each prompt's last position; TopK(k); Dot(directions).
-Reduction = str | TopK | Dot | None
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """Reduction: the logit lens. Each vector of the residual stream goes through the final norm (statistics of its own, the norm's weights) and the
+    unembedding, on the server; the cache then holds `LensValues(tokens, logits, logprobs)`. Either the `top_k` best tokens, or the given `tokens`.
+    """
+
+    top_k: int = 0
+    tokens: Sequence[Token] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Writes:
+    """Reduction of mlp.hook_post: what each neuron writes along directions [n, d_model] of the residual stream: [..., n, d_mlp], or with `top_k` the largest by
+    magnitude, as TopKValues [..., n, k]."""
+
+    directions: np.ndarray
+    top_k: int = 0
+
+
+# "last": only each prompt's last position; TopK(k); Dot(directions); Lens(...); Writes(...).
+Reduction = str | TopK | Dot | Lens | Writes | None
 
 
 @dataclass
@@ -55,6 +76,7 @@ class CaptureChoice:
     layers: Sequence[int] = ()
     heads: Sequence[int] = ()
     reduction: Reduction = None
+    rows: Sequence[int] | None = None  # None: all prompts
 
 
 @dataclass
@@ -75,7 +97,7 @@ def build(
     *,
     interventions: Sequence[Intervention] = (),
     metrics: Sequence[Metric] = (),
-    capture: CaptureChoice | None = None,
+    capture: CaptureChoice | Sequence[CaptureChoice] | None = None,
     logits: LogitsChoice = None,
     bos: Bos = None,
     parse_special_tokens: bool = False,
@@ -89,8 +111,8 @@ def build(
     if (wanted := logits_message(logits, len(rows))) is not None:
         request.logits.CopyFrom(wanted)
     plan = Plan(request, len(rows), single)
-    if capture is not None:
-        request.captures.append(_capture(capture, len(rows)))
+    for choice in [] if capture is None else [capture] if isinstance(capture, CaptureChoice) else capture:
+        request.captures.append(_capture(choice, len(rows)))
     sources = _Sources(rows)
     for intervention in [interventions] if isinstance(interventions, Intervention) else interventions:
         _add_intervention(plan, intervention, sources, layers)
@@ -132,7 +154,8 @@ class _Sources:
 
 def _capture(choice: CaptureChoice, rows: int) -> plan_pb2.Capture:
     select = plan_pb2.Selection(
-        sites=choice.sites, layers=choice.layers, positions=positions_message(choice.positions), heads=choice.heads, rows=range(rows)
+        sites=choice.sites, layers=choice.layers, positions=positions_message(choice.positions), heads=choice.heads,
+        rows=range(rows) if choice.rows is None else choice.rows,
     )
     return plan_pb2.Capture(select=select, reduction=_reduction(choice.reduction))
 
@@ -144,9 +167,15 @@ def _reduction(reduction: Reduction) -> plan_pb2.Reduction | None:
         return plan_pb2.Reduction(top_k=plan_pb2.Reduction.TopK(k=reduction.k))
     if isinstance(reduction, Dot):
         return plan_pb2.Reduction(dot=plan_pb2.Reduction.Dot(directions=tensor_message(reduction.directions)))
+    if isinstance(reduction, Lens):
+        if bool(reduction.top_k) == bool(len(reduction.tokens)):
+            raise ValueError("fs.Lens takes either top_k or tokens")
+        return plan_pb2.Reduction(lens=plan_pb2.Reduction.Lens(top_k=reduction.top_k, tokens=token_refs(reduction.tokens)))
+    if isinstance(reduction, Writes):
+        return plan_pb2.Reduction(writes=plan_pb2.Reduction.Writes(directions=tensor_message(reduction.directions), top_k=reduction.top_k))
     if reduction == "last":
         return plan_pb2.Reduction(last=True)
-    raise ValueError(f"reduction is {reduction!r}; 'last', fs.TopK(k), fs.Dot(directions) and None are allowed")
+    raise ValueError(f"reduction is {reduction!r}; 'last', fs.TopK(k), fs.Dot(directions), fs.Lens(...), fs.Writes(...) and None are allowed")
 
 
 def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers: int | None) -> None:

@@ -73,6 +73,7 @@ class ModelInfo(_Printed):
     tokenizer_sha256: str
     revision: str
     default_bos: bool
+    norm_eps: float
 
     @classmethod
     def of(cls, message: models_pb2.ModelInfo) -> ModelInfo:

@@ -95,7 +95,7 @@ def build(
     for name, places in (groups or {}).items():
         per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
         request.groups.add(name=name, positions=[positions_message(place) for place in per_pair])
-    messages, names = metric_messages(metric, rows)
+    messages, names = metric_messages(metric, clean, corrupt, direction)
     request.metrics.extend(messages)
     if corrupt_with:
         request.corrupt_interventions.extend(_corruption(corrupt_with, len(rows)))
@@ -123,8 +123,22 @@ def pair_messages(
     return pairs
 
 
-def metric_messages(metric: Metric | Sequence[Metric], rows: Sequence[Row]) -> tuple[list[plan_pb2.Metric], dict[Metric, str]]:
+def metric_messages(
+    metric: Metric | Sequence[Metric], clean: Prompts, corrupt: Prompts, direction: str
+) -> tuple[list[plan_pb2.Metric], dict[Metric, str]]:
     """Metrics as the protocol has them, and the names the server knows them by."""
+    rows, others = as_prompts(clean)[0], as_prompts(corrupt)[0]
+    bases, sources = (rows, others) if direction == "noise" else (others, rows)
+    base, source = range(2)
+
+    def run_of(prompt: Row) -> int:
+        """Which of a pair's runs a metric compares with: without a reference it is the base run, as everywhere else the prompt without edits."""
+        if prompt in bases:
+            return base
+        if prompt in sources:
+            return source
+        raise ValueError("kl, js and l2 of a sweep compare with the pair's own runs: leave `reference` out (the base run), or give the clean or corrupt prompts")
+
     chosen = [metric] if isinstance(metric, Metric) else list(metric)
     messages: list[plan_pb2.Metric] = []
     names: dict[Metric, str] = {}
@@ -133,7 +147,7 @@ def metric_messages(metric: Metric | Sequence[Metric], rows: Sequence[Row]) -> t
         while name in names.values():
             name += "'"
         names[item] = name
-        for message in item.messages(rows, _no_reference, None):
+        for message in item.messages(bases, run_of, None):
             message.name = name  # the answers of each pair are the same metric
             messages.append(message)
     return messages, names
@@ -165,10 +179,6 @@ def choice(value: str, choices: Mapping[str, int], what: str) -> int:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _no_reference(prompt: str | list[int]) -> int:
-    raise ValueError("a sweep's metrics are about the logits of each cell alone; kl, js and l2 are not among them")
 
 
 def _per_pair(positions: Sequence[int] | Sequence[Sequence[int]] | None, pairs: int, single: bool) -> list[Sequence[int] | None]:

@@ -49,9 +49,11 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
     rows, columns = axes[-2:]
     x, y = (unique(_label(axis, label) for label in axis.labels) for axis in (columns, rows))
 
+    gap = 1 if max(len(x), len(y)) <= 100 else 0  # of many small cells gaps would be half the picture
+
     def heat(z: np.ndarray) -> Any:
         return go.Heatmap(
-            z=z, x=x, y=y, zmin=centre - reach, zmax=centre + reach, colorscale="RdBu", xgap=1, ygap=1, colorbar={"title": {"text": name}, "thickness": 14},
+            z=z, x=x, y=y, zmin=centre - reach, zmax=centre + reach, colorscale="RdBu", xgap=gap, ygap=gap, colorbar={"title": {"text": name}, "thickness": 14},
             hovertemplate=f"{rows.name} <b>%{{y}}</b><br>{columns.name} <b>%{{x}}</b><br>%{{z:.3f}}<extra></extra>",
         )
 

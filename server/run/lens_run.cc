@@ -1,0 +1,56 @@
+#include "run/lens_run.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "model/forward.h"
+
+namespace fluoroscope::run {
+namespace {
+
+// Nobody looks at the norm's own sites: they are those of the model's last residual, not of the lens.
+class NoHooks final : public model::SiteHooks {
+ public:
+  bool Wants(model::Site, int64_t) const override { return false; }
+  bool Wants(model::Site, int64_t, int64_t) const override { return false; }
+  at::Tensor At(model::Site, int64_t, const model::PackedRows&, at::Tensor value) override { return value; }
+  at::Tensor AtRow(model::Site, int64_t, const model::RowSpan&, at::Tensor value) override { return value; }
+};
+
+}  // namespace
+
+void LensRun::Add(const RowPlan& row, const CapturePlan& capture, at::Tensor value) {
+  jobs_.push_back({&row, &capture, std::move(value), 0, {}});
+}
+
+void LensRun::Step(ResultWriter& out) {
+  Job& job = jobs_.front();
+  const LensPlan& lens = *job.capture->lens;
+  const at::Tensor vectors = job.value.view({-1, job.value.size(-1)});
+  const int64_t count = std::min(kPositionsPerStep, vectors.size(0) - job.next);
+  NoHooks nobody;
+  const at::Tensor normalized = model::FinalNorm(model_, vectors.narrow(0, job.next, count), model::PackedRows(), nobody);
+  const at::Tensor logits = model::Unembed(model_, normalized, /*columns=*/{}).to(at::kFloat);
+  const at::Tensor total = at::logsumexp(logits, -1, /*keepdim=*/true);
+  at::Tensor tokens, chosen;
+  if (lens.top_k > 0) {
+    std::tie(chosen, tokens) = at::topk(logits, lens.top_k, -1);
+  } else {
+    chosen = at::index_select(logits, 1, model::IndexTensor(lens.columns, model_.device));
+  }
+  job.pieces.push_back({tokens, chosen, chosen - total});
+  job.next += count;
+  if (job.next < vectors.size(0)) return;
+
+  std::vector<int64_t> shape = job.value.sizes().vec();
+  shape.back() = chosen.size(1);
+  static constexpr const char* kParts[] = {"tokens", "logits", "logprobs"};
+  for (size_t part = lens.top_k > 0 ? 0 : 1; part < 3; ++part) {
+    std::vector<at::Tensor> pieces;
+    for (const auto& piece : job.pieces) pieces.push_back(piece[part]);
+    out.CapturePart(*job.row, *job.capture, kParts[part], at::cat(pieces).view(shape));
+  }
+  jobs_.pop_front();
+}
+
+}  // namespace fluoroscope::run

@@ -1,0 +1,43 @@
+// The logit lens: captured values go through the final norm and the unembedding, a bounded piece a step.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "model/model.h"
+#include "run/plan.h"
+#include "run/result_writer.h"
+
+namespace fluoroscope::run {
+
+// Belongs to a BatchRun; used on the executor's thread. Values wait here only until the batch's next steps, so that of a whole lens one
+// layer's are held at a time.
+class LensRun {
+ public:
+  explicit LensRun(const model::Model& model) : model_(model) {}
+
+  // `value` [positions, (heads,) d_model] is this object's from now on. Row and capture outlive it.
+  void Add(const RowPlan& row, const CapturePlan& capture, at::Tensor value);
+
+  bool waiting() const { return !jobs_.empty(); }
+
+  // Unembeds at most kPositionsPerStep vectors of the capture that waits longest; hands it out when it is complete.
+  void Step(ResultWriter& out);
+
+ private:
+  struct Job {
+    const RowPlan* row;
+    const CapturePlan* capture;
+    at::Tensor value;
+    int64_t next = 0;                               // vector
+    std::vector<std::array<at::Tensor, 3>> pieces;  // tokens (of top_k), logits, log-probabilities
+  };
+
+  const model::Model& model_;
+  std::deque<Job> jobs_;
+};
+
+}  // namespace fluoroscope::run
