@@ -12,6 +12,7 @@
 #include "config/config.h"
 #include "engine/attribution_builder.h"
 #include "engine/engine.h"
+#include "engine/generate_builder.h"
 #include "engine/identity_check.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
@@ -19,8 +20,8 @@
 #include "engine/sweep_builder.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
+#include "generate/generate_run.h"
 #include "obs/metrics.h"
-#include "obs/version.h"
 #include "run/forward_run.h"
 #include "sched/executor.h"
 #include "sweep/sweep_run.h"
@@ -134,6 +135,10 @@ class EngineImpl final : public Engine {
     });
   }
 
+  void Generate(api::GenerateRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGenerate);
+  }
+
   void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitSweep);
   }
@@ -173,20 +178,7 @@ class EngineImpl final : public Engine {
 
   absl::Status Load(const config::ModelConfig& config, at::Device device) {
     const auto start = std::chrono::steady_clock::now();
-    auto model = std::make_shared<LoadedModel>();
-    model->name = config.name;
-    model->device = config_.device;
-    absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
-    if (!weights.ok())
-      return absl::Status(weights.status().code(),
-                          "model '" + config.name + "' (" + config.path + "): " + std::string(weights.status().message()));
-    model->model = *std::move(weights);
-    absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
-    if (tokenizer.ok()) {
-      model->tokenizer = *std::move(tokenizer);
-    } else if (!absl::IsNotFound(tokenizer.status())) {
-      return absl::Status(tokenizer.status().code(), "model '" + config.name + "': " + std::string(tokenizer.status().message()));
-    }
+    FS_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModel(config, config_.device, device));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     metrics_.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
     models_.emplace(model->name, std::move(model));
@@ -278,6 +270,25 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
+  absl::Status SubmitGenerate(const api::GenerateRequest& request, const api::CallContext& call,
+                              const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits));
+    built.header.provenance = ProvenanceOf(*model);
+    built.header.provenance.attention = built.attention;
+    built.header.provenance.plan_sha256 = built.hash;
+    const auto run =
+        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived);
+    sink->OnDrain([this, work = std::weak_ptr(run)] {
+      const auto alive = work.lock();
+      if (alive == nullptr) return;
+      alive->OnDrained();
+      executor_.Resume(alive.get());
+    });
+    executor_.Submit(run, {call.principal, built.cost.peak_bytes, call.deadline, call.cancel});
+    return absl::OkStatus();
+  }
+
   absl::Status SubmitSweep(const api::SweepRequest& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
                            std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
@@ -311,15 +322,7 @@ class EngineImpl final : public Engine {
   }
 
   api::Provenance ProvenanceOf(const LoadedModel& model) const {
-    const api::ModelInfo info = model.Info();
-    api::Provenance provenance;
-    provenance.model = info.name;
-    provenance.revision = info.revision;
-    provenance.weights_sha256 = info.weights_sha256;
-    provenance.tokenizer_sha256 = info.tokenizer_sha256;
-    provenance.dtype = info.dtype;
-    provenance.device = info.device;
-    provenance.server_version = std::string(obs::Version());
+    api::Provenance provenance = model.Provenance();
     provenance.threads = config_.threads;
     return provenance;
   }

@@ -4,9 +4,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "api/results.h"
+#include "config/config.h"
+#include "generate/decode_pool.h"
 #include "model/model.h"
 #include "model/sites.h"
 #include "tokenizer/tokenizer.h"
@@ -25,16 +30,24 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused`. Shared by the engine and the runs that use it.
+// Immutable but for `refused` and `decoding`. Shared by the engine and the runs that use it.
 struct LoadedModel {
   std::string name;
   std::shared_ptr<const model::Model> model;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null when the directory has no tokenizer.json
   std::string device;
   RefusedSites refused;
+  std::shared_ptr<generate::DecodePool> decoding;  // the executor's thread only
+  std::optional<api::ChatTemplate> chat_template;
+  std::vector<int64_t> end_of_sequence;
 
   api::ModelInfo Info() const;
   api::ModelDetails Details() const;
+  api::Provenance Provenance() const;  // of any run of this model: what the model and the server decide
 };
+
+// Reads a model's directory. Slow; on the executor's thread. Errors name the model.
+absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig& config, const std::string& device_name,
+                                                       at::Device device);
 
 }  // namespace fluoroscope::engine

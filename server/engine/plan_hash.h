@@ -4,6 +4,7 @@
 #include <string>
 
 #include "attribution/attribution_run.h"
+#include "generate/plan.h"
 #include "run/plan.h"
 #include "sweep/planner.h"
 
@@ -13,5 +14,6 @@ namespace fluoroscope::engine {
 std::string HashOf(const run::RunPlan& plan);
 std::string HashOf(const sweep::SweepPlan& plan);
 std::string HashOf(const attribution::AttributionPlan& plan);
+std::string HashOf(const generate::GeneratePlan& plan);
 
 }  // namespace fluoroscope::engine

@@ -10,7 +10,7 @@
 from importlib.metadata import version as _version
 
 from fluoroscope import errors, metrics
-from fluoroscope.aio import AsyncClient, AsyncModel, connect_async
+from fluoroscope.aio import AsyncClient, AsyncGeneration, AsyncModel, connect_async
 from fluoroscope.cache import ActivationCache, TopKValues
 from fluoroscope.client import Client, connect
 from fluoroscope.errors import (
@@ -34,6 +34,7 @@ from fluoroscope.errors import (
     UnimplementedError,
     UnknownError,
 )
+from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.local_server import LocalServer, serve
@@ -55,6 +56,7 @@ __all__ = [
     "add",
     "AlreadyExistsError",
     "AsyncClient",
+    "AsyncGeneration",
     "AsyncModel",
     "At",
     "at",
@@ -71,12 +73,15 @@ __all__ = [
     "FluoroscopeError",
     "FluoroscopeWarning",
     "freeze",
+    "GeneratedToken",
+    "Generation",
     "Hook",
     "HookTable",
     "InternalError",
     "interpolate",
     "Intervention",
     "InvalidArgumentError",
+    "LikelyToken",
     "LocalServer",
     "Logits",
     "mean",
