@@ -119,16 +119,14 @@ class Builder {
     api::Capture part = request_.captures[index];
     const std::string field = Item("captures", index);
     const bool last = std::holds_alternative<api::ReduceLast>(part.reduction);
-    if (last && Names(part.select.positions))
-      return absl::InvalidArgumentError(field + ".reduction: `last` is the prompt's last position; generated tokens have none");
-    const Split split = SplitPositions(part.select.positions, last);
+    const Split split = SplitPositions(part.select.positions, /*prompt_only=*/last);
     FS_RETURN_IF_ERROR(CheckRows(part.select, split, field));
     const auto number = static_cast<uint32_t>(index);
     if (split.prompt) {
       part.select.positions = split.prompt;
       FS_RETURN_IF_ERROR(AddCapture(part, number, draft_, tensors_));
     }
-    if (!split.generated || last) return absl::OkStatus();
+    if (!split.generated) return absl::OkStatus();
     part.select.positions = api::Positions{api::LastPosition{}};
     std::vector<size_t> before;
     for (uint32_t row = 0; row < draft_.rows(); ++row) before.push_back(draft_.row(row).captures.size());

@@ -319,7 +319,7 @@ BAD = [
     (dict(samples=4096, sampling=dict(temperature=1.0)), "prompts times samples is 4096"),
     (dict(top_logprobs=101), "top_logprobs is 101; at most 100"),
     (dict(sources=1), "sources is 1 of 1 prompts"),
-    (dict(captures=[at(capture("hook_embed", last=True), GENERATED)]), "`last` is the prompt's last position"),
+    (dict(captures=[at(capture("hook_embed", last=True), GENERATED)]), "they exclude each other"),
     (dict(captures=[capture("hook_embed", at=[7])]), "position 7 is outside the row, which has 7 tokens"),
     (dict(captures=[capture("nonsense")]), "no hook point 'nonsense'"),
     (dict(interventions=[at(edit("blocks.0.attn.hook_pattern", set=plan_pb2.Set(value=tensor(np.ones(7, np.float32)))), GENERATED)]),
