@@ -154,6 +154,20 @@ def test_leaving_early_frees_the_server(client, model):
     assert model.generate(FRANCE, 1).text == " Paris"
 
 
+def test_neighbours_that_come_and_go_change_nothing(model):
+    """Steps are shared: a call that begins, or is cancelled in the middle of one, is not seen in another."""
+    alone = model.generate(STORY, 40, temperature=1.0, seed=5, ignore_eos=True)
+    expected = alone.text
+    generation = model.generate(STORY, 40, temperature=1.0, seed=5, ignore_eos=True)
+    neighbours = []
+    for token in generation:
+        if token.index % 8 == 2:
+            neighbours.append(model.generate(FRANCE, 500, temperature=1.0, ignore_eos=True))
+        if token.index % 8 == 6:
+            neighbours.pop().close()
+    assert generation.text == expected
+
+
 def test_async_generation(client, model):
     async def ask():
         async with fs.AsyncClient(client.target) as running:
