@@ -62,7 +62,7 @@ const char* NameOf(v1::FinishReason reason) {
   }
 }
 
-nlohmann::ordered_json ToJson(const v1::GeneratedToken& token) {
+nlohmann::ordered_json TokenJson(const v1::GeneratedToken& token) {
   nlohmann::ordered_json json = {{"token", token.text()}, {"id", token.id()}, {"log_probability", token.logprob()}};
   for (const v1::LikelyToken& likely : token.top())
     json["top"].push_back({{"token", likely.text()}, {"id", likely.id()}, {"log_probability", likely.logprob()}});
@@ -103,7 +103,7 @@ absl::Status Generate(const client::Client& client, const Global& global, Genera
     if (token.sample() >= continuations.size()) return;
     Continuation& one = continuations[token.sample()];
     one.text += token.text();
-    one.tokens.push_back(ToJson(token));
+    one.tokens.push_back(TokenJson(token));
     if (token.has_finish_reason()) one.finish_reason = NameOf(token.finish_reason());
     if (!stream) return;
     if (!std::exchange(begun, true)) fmt::print("{}", Dim(options.prompt, WantsColour(stdout)));
