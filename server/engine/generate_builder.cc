@@ -188,6 +188,15 @@ class Builder {
   size_t tensors_ = 0;
 };
 
+// Whether some generated token attends explicitly.
+bool LooksInside(const generate::ContinuationPlan& continuation) {
+  const auto looks = [](const auto& item) {
+    return item.place.site == model::Site::kAttnScores || item.place.site == model::Site::kPattern;
+  };
+  return std::any_of(continuation.edits.begin(), continuation.edits.end(), looks) ||
+         std::any_of(continuation.captures.begin(), continuation.captures.end(), looks);
+}
+
 absl::Status CheckSizes(const LoadedModel& model, const api::GenerateRequest& request, const config::Limits& limits) {
   const int64_t vocabulary = model.model->arch.vocabulary;
   const uint64_t rows = uint64_t{request.prompts.size() - request.sources} * request.samples;
@@ -231,6 +240,8 @@ absl::StatusOr<BuiltGeneration> BuildGeneration(const std::shared_ptr<const Load
   built.cost = generate::CostOf(plan);
   built.hash = HashOf(plan);
   built.attention = AttentionOf(plan.prompts);
+  if (built.attention == "fused" && std::any_of(plan.continuations.begin(), plan.continuations.end(), LooksInside))
+    built.attention = "mixed";
   return built;
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 absl::Status LoadInto(LoadedModel& model, const config::ModelConfig& config, at::Device device) {
   absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
-  if (!weights.ok()) return absl::Status(weights.status().code(), "(" + config.path + "): " + std::string(weights.status().message()));
+  if (!weights.ok()) return absl::Status(weights.status().code(), config.path + ": " + std::string(weights.status().message()));
   model.model = *std::move(weights);
   absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
   if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from fluoroscope import wire
 from fluoroscope._proto.v1 import plan_pb2
 
 from . import generating
@@ -347,6 +348,30 @@ def test_unknown_fields_and_activations_are_refused(server):
     message.prompts.add(activations=plan_pb2.Activations(start_at="blocks.1.hook_resid_pre", value=tensor(np.zeros((2, 48), np.float32))))
     with pytest.raises(grpc.RpcError, match="needs text or token ids"):
         generating.read(generating.call(server, message))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_half_precision_steps_are_the_whole_forward(checkpoints, tmp_path, dtype):
+    """Attention of the library's, keys and values in half precision. A number has 8 (11) bits, and logits here are up to about 5, so steps of
+    0.03 (0.004) apart: the two ways round differently, by a few of them."""
+    limit = {"bf16": 0.15, "f16": 0.02}[dtype]
+    names = ["gqa-tied-sharded", "two"]
+    server = Server({name: (checkpoints[name].path, dtype) for name in names}, tmp_path)
+    try:
+        for name in names:
+            got = generate(server, name, [IDS, SHORT], TOKENS, captures=[at(capture("blocks.1.attn.hook_k"), GENERATED)], top_logprobs=10, ignore_eos=True)
+            rows = [IDS + got.ids(0), SHORT + got.ids(1)]
+            whole = server.forward(name, rows, captures=[capture("blocks.1.attn.hook_k")], logits=ALL_LOGITS)
+            for row, ids in enumerate(rows):
+                logits = whole.get("logits", row)
+                logits = wire.widen_bf16(logits) if dtype == "bf16" else logits.astype(np.float32)
+                logs = torch.tensor(logits).log_softmax(-1)
+                for token in got.tokens[row, 0]:
+                    here = len(ids) - TOKENS + token.index - 1
+                    assert [t.logprob for t in token.top] == pytest.approx(logs[here].topk(10).values.tolist(), abs=limit)
+                assert got.of_token("blocks.1.attn.hook_k", len(ids) - 2, row).dtype == (np.uint16 if dtype == "bf16" else np.float16)
+    finally:
+        server.stop()
 
 
 # SmolLM2.
