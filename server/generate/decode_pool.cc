@@ -36,6 +36,7 @@ bool DecodePool::Begin() {
   waiting.insert(waiting.end(), running_.begin(), running_.end());
   members_ = std::move(waiting);
   if (apart_ > 0) --apart_;
+  running_.front().client->OnStep(rows.size());
   batch_ = std::make_unique<DecodeBatch>(*model_, std::move(rows));
   return true;
 }
@@ -45,20 +46,30 @@ bool DecodePool::Step() {
   bool more = true;
   const absl::Status status = tensor::GuardTorch([&] { more = batch_->Step(); });
   if (status.ok() && more) return true;
-  batch_.reset();
-  TakeOutFinished();
+  EndStep();
   if (!status.ok()) Failed(status);
   running_.clear();
   return true;
 }
 
-void DecodePool::TakeOutFinished() {
+void DecodePool::EndStep() {
+  batch_.reset();
   std::erase_if(members_, [](const Member& member) { return member.row->finished(); });
+  const std::vector<Member> were = running_;
+  for (const Member& member : were) {
+    // A client with several such rows hears of the first: then they have left.
+    const bool still = std::any_of(running_.begin(), running_.end(), [&](const Member& one) { return one.row == member.row; });
+    if (!still || member.row->failure().ok()) continue;
+    std::erase_if(running_, [&](const Member& one) { return one.client == member.client; });
+    Leave(*member.client);
+    member.client->OnDecodeFailed(member.row->failure());
+  }
 }
 
 void DecodePool::Failed(absl::Status why) {
   std::set<DecodeClient*> clients;
   for (const Member& member : running_) clients.insert(member.client);
+  if (clients.empty()) return;
   if (clients.size() > 1) {
     apart_ = clients.size();  // whose fault it was will show
     return;

@@ -17,8 +17,10 @@ namespace fluoroscope::generate {
 class DecodeClient {
  public:
   virtual ~DecodeClient() = default;
-  // Something went wrong in a step that had this client's rows only. They have left the pool.
+  // Something went wrong with one of this client's rows, or in a step that had no others. They have left the pool.
   virtual void OnDecodeFailed(absl::Status why) = 0;
+  // A step of so many rows begins. One of its clients hears of it.
+  virtual void OnStep(size_t rows) = 0;
 };
 
 // The weights are read once for a step, however many rows it has: that is where the time of a step goes. So each of the runs that have rows
@@ -44,7 +46,7 @@ class DecodePool {
   };
 
   bool Begin();
-  void TakeOutFinished();
+  void EndStep();
   void Failed(absl::Status why);
 
   const std::shared_ptr<const model::Model> model_;

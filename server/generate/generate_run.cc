@@ -12,6 +12,12 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kUnchargedBytes = 1 << 20;
 
+// Whether generated tokens still need what the prompts' rows kept: of all edits that act on them, means do.
+bool ReadsKept(const ContinuationPlan& continuation) {
+  const auto is_mean = [](const run::EditPlan& edit) { return std::holds_alternative<intervention::Mean>(edit.edit); };
+  return std::any_of(continuation.edits.begin(), continuation.edits.end(), is_mean);
+}
+
 }  // namespace
 
 GenerateRun::GenerateRun(GeneratePlan plan, api::ForwardHeader header, std::shared_ptr<DecodePool> pool,
@@ -50,6 +56,8 @@ sched::Work::Progress GenerateRun::Step() {
   return out_.captured_bytes() < kUnchargedBytes ? Progress::kDone : Progress::kBlocked;
 }
 
+void GenerateRun::OnStep(size_t rows) { metrics_.ObserveBatch(header_.provenance.model, rows, rows); }
+
 // False when nothing is left.
 bool GenerateRun::Piece() {
   if (prompts_ != nullptr) {
@@ -85,13 +93,10 @@ bool GenerateRun::StartRow() {
     const at::Tensor logits = kept_[continuation.logits].select(0, 0).to(at::kCPU);
     row.Accept(logits.clone(), at::log_softmax(logits, -1));
     ++started_rows_;
-    return true;
+    failed_ = row.failure();
+    return failed_.ok();
   }
-  for (const ContinuationPlan& continuation : plan_.continuations) {
-    for (const std::vector<size_t>* keys : {&continuation.k, &continuation.v})
-      for (const size_t key : *keys) kept_[key] = at::Tensor();
-    kept_[continuation.logits] = at::Tensor();
-  }
+  if (std::none_of(plan_.continuations.begin(), plan_.continuations.end(), ReadsKept)) kept_.clear();
   for (GeneratingRow& row : rows_)
     if (!row.finished()) pool_->Join(row, *this);
   joined_ = true;

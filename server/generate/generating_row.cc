@@ -1,6 +1,8 @@
 #include "generate/generating_row.h"
 
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <utility>
 
 namespace fluoroscope::generate {
@@ -34,13 +36,19 @@ void GeneratingRow::Accept(at::Tensor logits, const at::Tensor& log_probabilitie
   token.row = row_.index;
   token.sample = *row_.sample;
   token.index = tokens_;
-  token.id = sampler_.Pick(logits, tokens_);
+  const std::optional<int64_t> id = sampler_.Pick(logits, tokens_);
+  if (!id) {
+    failure_ = absl::InvalidArgumentError("prompts[" + std::to_string(row_.index) + "]: the logits of token " + std::to_string(tokens_) +
+                                          " are not finite; an intervention makes the numbers too large");
+    return;
+  }
+  token.id = *id;
   token.logprob = log_probabilities.const_data_ptr<float>()[token.id];
   if (plan_.top_logprobs > 0) {
     const auto [values, ids] = at::topk(log_probabilities, plan_.top_logprobs);
     for (int64_t i = 0; i < plan_.top_logprobs; ++i) {
-      const int64_t id = ids.const_data_ptr<int64_t>()[i];
-      token.top.push_back({id, LabelOf(plan_, id), values.const_data_ptr<float>()[i]});
+      const int64_t likely = ids.const_data_ptr<int64_t>()[i];
+      token.top.push_back({likely, LabelOf(plan_, likely), values.const_data_ptr<float>()[i]});
     }
   }
   Take(std::move(token));

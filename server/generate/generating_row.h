@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "generate/kv_cache.h"
 #include "generate/plan.h"
 #include "generate/sampler.h"
@@ -22,8 +23,9 @@ class GeneratingRow {
                 const std::vector<at::Tensor>& kept, run::ResultWriter& out);
 
   // Takes the next token from the logits behind the last one: f32 [vocabulary], contiguous, on the CPU, its own to write into; and their
-  // log-softmax. When it throws, nothing has happened.
+  // log-softmax. When it throws, nothing has happened. Logits that are no numbers end the row with a failure.
   void Accept(at::Tensor logits, const at::Tensor& log_probabilities);
+  const absl::Status& failure() const { return failure_; }
   bool finished() const { return finished_; }
   uint32_t generated() const { return tokens_; }
 
@@ -50,6 +52,7 @@ class GeneratingRow {
   TextStream text_;
   uint32_t tokens_ = 0;  // generated
   bool finished_ = false;
+  absl::Status failure_;
 };
 
 }  // namespace fluoroscope::generate

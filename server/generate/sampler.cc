@@ -1,6 +1,7 @@
 #include "generate/sampler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "intervention/noise.h"
@@ -68,11 +69,13 @@ void Sampler::Said(int64_t id) {
   if (plan_.repetition_penalty != 1) said_.insert(id);
 }
 
-int64_t Sampler::Pick(at::Tensor& logits, uint32_t index) const {
+std::optional<int64_t> Sampler::Pick(at::Tensor& logits, uint32_t index) const {
   float* const x = logits.mutable_data_ptr<float>();
   const float penalty = static_cast<float>(plan_.repetition_penalty);
   for (const int64_t id : said_) x[id] = x[id] < 0 ? x[id] * penalty : x[id] / penalty;
-  return plan_.temperature == 0 ? logits.argmax().item<int64_t>() : Draw(logits, index);
+  const auto best = logits.argmax().item<int64_t>();  // of a NaN, if there is one
+  if (!std::isfinite(x[best])) return std::nullopt;
+  return plan_.temperature == 0 ? best : Draw(logits, index);
 }
 
 int64_t Sampler::Draw(const at::Tensor& logits, uint32_t index) const {

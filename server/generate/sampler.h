@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
@@ -20,8 +21,9 @@ class Sampler {
   // `prompt`: ids that the repetition penalty counts as said.
   Sampler(const SamplingPlan& plan, uint32_t sample, const std::vector<int64_t>& prompt);
 
-  // The id of token number `index`. `logits` f32 [vocabulary], contiguous, on the CPU; the penalty is written into them.
-  int64_t Pick(at::Tensor& logits, uint32_t index) const;
+  // The id of token number `index`; nullopt when the logits have no largest finite number. `logits` f32 [vocabulary], contiguous, on the
+  // CPU; the penalty is written into them.
+  std::optional<int64_t> Pick(at::Tensor& logits, uint32_t index) const;
 
   // The token was taken.
   void Said(int64_t id);

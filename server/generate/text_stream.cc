@@ -6,7 +6,10 @@
 namespace fluoroscope::generate {
 namespace {
 
-constexpr size_t kContext = 6;                             // tokens of the prompt in front of the first
+constexpr size_t kContext = 6;  // tokens of the prompt in front of the first
+// Tokens that are waited for to complete a character, which has at most four bytes: behind so many there is none to complete, only bytes
+// that are no text, and to decode ever more of them again and again would take longer and longer.
+constexpr size_t kMostPending = 16;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 std::string Decoded(const tokenizer::Tokenizer& tokenizer, const std::vector<int64_t>& ids) {
@@ -41,7 +44,7 @@ std::optional<size_t> TextStream::Add(api::GeneratedToken token) {
   std::string text;
   if (tokenizer_ != nullptr) {
     ids_.push_back(token.id);
-    text = NewText(/*all=*/false);
+    text = NewText(/*all=*/ids_.size() - read_ >= kMostPending);
     if (!text.empty()) {
       ids_.erase(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(context_));
       context_ = read_ - context_;

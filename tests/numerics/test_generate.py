@@ -186,6 +186,26 @@ def test_a_patched_prompt_and_a_mean_for_generated_tokens(server, weights, name)
         assert [t.logprob for t in token.top] == pytest.approx(expected.topk(20).values.tolist(), abs=TINY)
 
 
+@pytest.mark.parametrize("name", ["gqa-tied-sharded", "two"])
+def test_a_mean_over_a_prompt_that_generates_too(server, weights, name):
+    """The values that the mean reads are also the other row's cache."""
+    other = [9, 8, 7, 6, 5, 4, 3]
+    mean = plan_pb2.Mean(of_rows=plan_pb2.Mean.OfRows(rows=[1]))
+    asked = [at(edit("blocks.1.attn.hook_v", rows=[0], mean=mean), GENERATED)]
+    got = generate(server, name, [IDS, other], TOKENS, interventions=asked, ignore_eos=True, top_logprobs=20)
+    source = trace(weights(name), other).sites["blocks.1.attn.hook_v"]
+
+    def average(value, length):
+        value[len(IDS) :] = source.mean(0)
+        return value
+
+    for row, (prompt, changes) in enumerate([(IDS, {"blocks.1.attn.hook_v": average}), (other, {})]):
+        ids, logs = generating.slow_greedy(weights(name), prompt, TOKENS, changes)
+        assert got.ids(row) == ids
+        for token, expected in zip(got.tokens[row, 0], logs, strict=True):
+            assert [t.logprob for t in token.top] == pytest.approx(expected.topk(20).values.tolist(), abs=TINY)
+
+
 SAMPLINGS = [
     dict(temperature=1.0),
     dict(temperature=0.7, top_k=8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import urllib.request
 
@@ -118,6 +119,8 @@ def test_wrong_requests(model):
     for options, words in wrong:
         with pytest.raises(fs.InvalidArgumentError, match=words):
             model.generate(FRANCE, **options)
+    with pytest.raises(fs.InvalidArgumentError, match="not finite"):
+        model.generate(FRANCE, 4, interventions=[fs.scale(fs.at("blocks.*.hook_resid_post", positions="generated"), 1e30)]).text  # noqa: B018
     with pytest.raises(ValueError, match="seed is -1"):
         model.generate(FRANCE, seed=-1)
     with pytest.raises(fs.InvalidArgumentError, match="only Inference.Generate"):
@@ -166,6 +169,25 @@ def test_neighbours_that_come_and_go_change_nothing(model):
         if token.index % 8 == 6:
             neighbours.pop().close()
     assert generation.text == expected
+
+
+def batches(client) -> tuple[float, float]:
+    """(how many batches the server has run, rows in all of them together)."""
+    with urllib.request.urlopen(f"http://{client.server.http_address}/metrics", timeout=10) as reply:
+        lines = reply.read().decode().splitlines()
+    return tuple(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"fluoroscope_batch_rows_{part}{{")) for part in ("count", "sum"))
+
+
+def test_calls_share_their_steps(client, model):
+    before = batches(client)
+    threads = [threading.Thread(target=lambda: model.generate(STORY, 40, ignore_eos=True).text) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    steps, rows = (after - old for after, old in zip(batches(client), before, strict=True))
+    assert rows == 4 * 40, "four prompts, and 39 tokens behind each"
+    assert steps < rows / 2, "most steps took several of them"
 
 
 def test_async_generation(client, model):

@@ -146,6 +146,20 @@ TEST_F(DecodePoolTest, AFailingRunFailsAlone) {
   EXPECT_EQ(b.sink->ids, Alone({5, 4}, 9));
 }
 
+TEST_F(DecodePoolTest, ARowWhoseNumbersOverflowFailsAlone) {
+  const auto blow_up = [](GeneratePlan& plan) {
+    run::EditPlan edit;
+    edit.place = {model::Site::kResidPost, 1, {0}, {}, {}};
+    edit.edit = intervention::Scale{1e38};
+    plan.continuations.front().edits.assign(2, edit);
+  };
+  Run a = Start({1, 2, 3}, 20), bad = Start({7}, 20, blow_up);
+  Finish({&a, &bad});
+  EXPECT_EQ(bad.sink->status->code(), absl::StatusCode::kInvalidArgument) << *bad.sink->status;
+  EXPECT_THAT(std::string(bad.sink->status->message()), testing::HasSubstr("prompts[0]: the logits of token 1 are not finite"));
+  EXPECT_EQ(a.sink->ids, Alone({1, 2, 3}, 20));
+}
+
 TEST_F(DecodePoolTest, ACancelledRunLeavesTheOthersAlone) {
   Run a = Start({1, 2, 3}, 20), b = Start({5, 4}, 9);
   b.sink->slow = true;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -22,7 +23,7 @@ std::map<int64_t, int> Draws(const SamplingPlan& plan, const std::vector<float>&
   std::map<int64_t, int> counts;
   for (int i = 0; i < count; ++i) {
     at::Tensor logits = Logits(values);
-    ++counts[Sampler(plan, 0, {}).Pick(logits, static_cast<uint32_t>(i))];
+    ++counts[*Sampler(plan, 0, {}).Pick(logits, static_cast<uint32_t>(i))];
   }
   return counts;
 }
@@ -124,6 +125,18 @@ TEST(SamplerTest, ExtremeLogits) {
   const SamplingPlan plan{.temperature = 1e-6, .seed = kSeed};
   at::Tensor logits = Logits({-1e30f, 1e4f, 1e4f - 1});
   EXPECT_EQ(Sampler(plan, 0, {}).Pick(logits, 0), 1);
+}
+
+TEST(SamplerTest, LogitsThatAreNoNumbersGiveNoToken) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const SamplingPlan& plan : {SamplingPlan{}, SamplingPlan{.temperature = 1, .top_k = 2, .top_p = 0.5, .seed = kSeed}}) {
+    for (const std::vector<float>& values : {std::vector<float>{1, nan, 2}, {1, inf, 2}, {-inf, -inf, -inf}}) {
+      at::Tensor logits = Logits(values);
+      EXPECT_EQ(Sampler(plan, 0, {}).Pick(logits, 0), std::nullopt);
+    }
+    at::Tensor logits = Logits({-inf, 3, -inf});
+    EXPECT_EQ(Sampler(plan, 0, {}).Pick(logits, 0), 1);
+  }
 }
 
 }  // namespace

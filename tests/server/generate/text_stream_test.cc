@@ -60,6 +60,25 @@ TEST_F(TextStreamTest, ACharacterComesWithItsLastByte) {
   EXPECT_THAT(Texts(stream.Finish(api::FinishReason::kLength, std::nullopt)), ElementsAre("\xEF\xBF\xBD"));
 }
 
+TEST_F(TextStreamTest, BytesThatNeverBecomeACharacterDoNotPileUp) {
+  TextStream stream = Stream();
+  std::string text;
+  int silent = 0;
+  for (int i = 0; i < 40; ++i) {
+    stream.Add(Token(10));
+    for (const std::string& part : Texts(stream.Take())) {
+      text += part;
+      silent = part.empty() ? silent + 1 : 0;
+      EXPECT_LT(silent, 16);
+    }
+  }
+  stream.Add(Token(3));
+  for (const std::string& part : Texts(stream.Finish(api::FinishReason::kLength, std::nullopt))) text += part;
+  std::vector<int64_t> ids(40, 10);
+  ids.push_back(3);
+  EXPECT_EQ(text, *tokenizer_->Decode(ids, false));
+}
+
 TEST_F(TextStreamTest, APromptThatEndsWithinACharacter) {
   TextStream stream = Stream({3, 10});
   stream.Add(Token(11));
