@@ -2,6 +2,7 @@
 
 #include "api/tensor.h"
 #include "base/status_macros.h"
+#include "generate/decode_pool.h"
 #include "model/sites.h"
 #include "obs/version.h"
 #include "tensor/dtype.h"

@@ -11,10 +11,13 @@
 #include "absl/status/statusor.h"
 #include "api/results.h"
 #include "config/config.h"
-#include "generate/decode_pool.h"
 #include "model/model.h"
 #include "model/sites.h"
 #include "tokenizer/tokenizer.h"
+
+namespace fluoroscope::generate {
+class DecodePool;
+}
 
 namespace fluoroscope::engine {
 
