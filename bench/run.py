@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import forward  # noqa: E402
+import generate  # noqa: E402
 import process  # noqa: E402
 import sweep  # noqa: E402
 import transport  # noqa: E402
@@ -29,7 +30,7 @@ BUILD = Path(__file__).resolve().parent.parent / "build" / "release"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each figure (default 7); more is calmer")
-    parser.add_argument("--only", choices=("forward", "sweep", "transport", "process"), help="a part only, printed and not written to RESULTS.md")
+    parser.add_argument("--only", choices=("forward", "sweep", "generate", "transport", "process"), help="a part only, printed and not written to RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(2)
     described = machine.describe()
@@ -37,6 +38,7 @@ def main() -> int:
     parts = {
         "forward": lambda: forward.measure(directory, options.rounds),
         "sweep": lambda: sweep.measure(directory, options.rounds),
+        "generate": lambda: generate.measure(directory, options.rounds),
         "transport": lambda: transport.measure(directory, BUILD, options.rounds),
         "process": lambda: process.start_and_memory(directory, options.rounds) + [process.busy_neighbour(directory, options.rounds)],
     }

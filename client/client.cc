@@ -3,7 +3,9 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
+#include <grpcpp/support/proto_buffer_reader.h>
 
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -25,6 +27,22 @@ std::string RandomName() {
   std::string name;
   for (int i = 0; i < 4; ++i) absl::StrAppend(&name, absl::Hex(random(), absl::kZeroPad8));
   return name;
+}
+
+// The token that a message of a Generate brings; nullopt for every other part, which is as in a ForwardReply. Its first byte tells.
+absl::StatusOr<std::optional<v1::GeneratedToken>> TokenOf(const grpc::ByteBuffer& message) {
+  constexpr uint8_t kToken = v1::GenerateReply::kTokenFieldNumber << 3 | 2;  // length-delimited
+  grpc::ByteBuffer copy(message);                                            // shares the bytes
+  {
+    grpc::ProtoBufferReader reader(&copy);
+    const void* data = nullptr;
+    int size = 0;
+    if (!reader.Next(&data, &size) || size < 1 || *static_cast<const uint8_t*>(data) != kToken) return std::nullopt;
+  }
+  grpc::ProtoBufferReader reader(&copy);
+  v1::GenerateReply reply;
+  if (!reply.ParseFromZeroCopyStream(&reader) || !reply.has_token()) return absl::DataLossError("a message is not a GenerateReply");
+  return std::move(*reply.mutable_token());
 }
 
 }  // namespace
@@ -103,6 +121,26 @@ absl::StatusOr<ForwardResult> Client::Forward(const v1::ForwardRequest& request)
   grpc::ByteBuffer message;
   while (call.Read(&message)) {
     if (absl::Status status = assembler.Take(&message); !status.ok()) return status;
+    message.Clear();
+  }
+  const grpc::Status status = call.Finish();
+  if (!status.ok()) return ToAbsl(status);
+  return assembler.Finish();
+}
+
+absl::StatusOr<ForwardResult> Client::Generate(const v1::GenerateRequest& request, const OnToken& on_token) const {
+  const auto context = NewContext();
+  RawCall call(channel_, "/fluoroscope.v1.Inference/Generate", request, context.get());
+  Assembler assembler;
+  grpc::ByteBuffer message;
+  while (call.Read(&message)) {
+    auto token = TokenOf(message);
+    if (!token.ok()) return token.status();
+    if (token->has_value()) {
+      on_token(**token);
+    } else if (absl::Status status = assembler.Take(&message); !status.ok()) {
+      return status;
+    }
     message.Clear();
   }
   const grpc::Status status = call.Finish();

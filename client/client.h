@@ -56,6 +56,11 @@ class Client {
   absl::StatusOr<ForwardResult> Forward(const v1::ForwardRequest& request) const;
   absl::StatusOr<v1::EstimateReply> Estimate(const v1::ForwardRequest& request) const;
 
+  // Lets prompts go on. `on_token` is called on the calling thread, with each token as it arrives; what was captured is in the result,
+  // where tensors of generated tokens say their sample in the header.
+  using OnToken = std::function<void(const v1::GeneratedToken& token)>;
+  absl::StatusOr<ForwardResult> Generate(const v1::GenerateRequest& request, const OnToken& on_token) const;
+
   // A whole grid of patches as one request. `progress` is called on the calling thread, as cells arrive: how many have, and how many there
   // are.
   using SweepProgress = std::function<void(size_t done, size_t total)>;

@@ -24,6 +24,7 @@ using Action = std::function<absl::Status(const client::Client&)>;
 void AddModels(CLI::App& app, const Global& global, Action* action);
 void AddHooks(CLI::App& app, const Global& global, Action* action);
 void AddRun(CLI::App& app, const Global& global, Action* action);
+void AddGenerate(CLI::App& app, const Global& global, Action* action);
 void AddSweep(CLI::App& app, const Global& global, Action* action);
 
 }  // namespace fluoroscope::cli

@@ -19,6 +19,7 @@ Examples:
   fluoroscope models
   fluoroscope hooks smollm2-135m
   fluoroscope run smollm2-135m "The capital of France is" --top 5
+  fluoroscope generate smollm2-135m "Once upon a time" --max-new-tokens 40
   fluoroscope sweep smollm2-135m --clean "…" --corrupt "…" --answer " Mary" --foil " John"
   echo -n "Once upon a time" | fluoroscope run smollm2-135m - --json
 
@@ -59,6 +60,7 @@ int Main(int argc, char** argv) {
   AddModels(app, global, &action);
   AddHooks(app, global, &action);
   AddRun(app, global, &action);
+  AddGenerate(app, global, &action);
   AddSweep(app, global, &action);
   app.footer(kFooter);  // behind the commands, which would copy it
   try {

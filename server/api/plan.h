@@ -41,7 +41,8 @@ struct PositionRange {
 struct OccurrencesOf {
   TokenRef token;
 };
-using PositionItem = std::variant<AllPositions, LastPosition, int64_t, PositionRange, OccurrencesOf>;
+struct GeneratedPositions {};  // only where something is generated
+using PositionItem = std::variant<AllPositions, LastPosition, int64_t, PositionRange, OccurrencesOf, GeneratedPositions>;
 // The union of the items. Never empty: "absent" is an empty optional<Positions>.
 using Positions = std::vector<PositionItem>;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -43,7 +44,8 @@ struct NamedTensor {
   std::vector<int32_t> heads;  // only when the capture chose some
   std::vector<int32_t> units;  // the same
   uint32_t capture = 0;
-  std::string part;  // "", "values" or "indices"
+  std::string part;                // "", "values" or "indices"
+  std::optional<uint32_t> sample;  // of generated tokens
   Chunk data;
 };
 
@@ -63,7 +65,26 @@ struct ForwardSummary {
   std::vector<std::string> warnings;
 };
 
-using ForwardPart = std::variant<ForwardHeader, NamedTensor, ForwardSummary>;
+enum class FinishReason { kLength, kEndOfSequence, kStop };
+
+struct LikelyToken {
+  int64_t id = 0;
+  std::string text;
+  double logprob = 0;
+};
+
+struct GeneratedToken {
+  uint32_t row = 0, sample = 0, index = 0;
+  int64_t id = 0;
+  std::string text;
+  double logprob = 0;
+  std::vector<LikelyToken> top;
+  std::optional<FinishReason> finish;
+  std::optional<uint32_t> stop;  // index into GenerateRequest::stop
+};
+
+// Only a generation has tokens.
+using ForwardPart = std::variant<ForwardHeader, NamedTensor, ForwardSummary, GeneratedToken>;
 
 using ForwardSink = Sink<ForwardPart>;
 
@@ -90,9 +111,16 @@ struct SiteInfo {
   std::string unavailable_because;
 };
 
+struct ChatTemplate {
+  std::string text;
+  std::map<std::string, std::string> special_tokens;  // by the name a template uses
+};
+
 struct ModelDetails {
   ModelInfo info;
   std::vector<SiteInfo> sites;
+  std::optional<ChatTemplate> chat_template;
+  std::vector<int64_t> end_of_sequence;
 };
 
 }  // namespace fluoroscope::api

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "api/attribution.h"
 #include "api/call.h"
+#include "api/generate.h"
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
@@ -49,6 +50,9 @@ class Engine {
 
   virtual void Forward(api::ForwardRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) = 0;
   virtual void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) = 0;
+
+  // Its parts are those of a Forward, and tokens.
+  virtual void Generate(api::GenerateRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) = 0;
 
   virtual void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
   virtual void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) = 0;

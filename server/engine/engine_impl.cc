@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "config/config.h"
 #include "engine/engine.h"
+#include "engine/generate_builder.h"
 #include "engine/grid_work.h"
 #include "engine/identity_check.h"
 #include "engine/load_model.h"
@@ -18,6 +19,7 @@
 #include "engine/plan_builder.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
+#include "generate/generate_run.h"
 #include "obs/metrics.h"
 #include "run/forward_run.h"
 #include "sched/executor.h"
@@ -129,6 +131,10 @@ class EngineImpl final : public Engine {
       estimate.budget_bytes = config_.memory_bytes;
       return estimate;
     });
+  }
+
+  void Generate(api::GenerateRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override {
+    PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGenerate);
   }
 
   void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
@@ -263,6 +269,25 @@ class EngineImpl final : public Engine {
     header.provenance.isolated = request.isolated;
     Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived), built.cost.peak_bytes,
            call, sink);
+    return absl::OkStatus();
+  }
+
+  absl::Status SubmitGenerate(const api::GenerateRequest& request, const api::CallContext& call,
+                              const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
+    FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits));
+    built.header.provenance = ProvenanceOf(*model);
+    built.header.provenance.attention = built.attention;
+    built.header.provenance.plan_sha256 = built.hash;
+    const auto run =
+        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived);
+    sink->OnDrain([this, work = std::weak_ptr(run)] {
+      const auto alive = work.lock();
+      if (alive == nullptr) return;
+      alive->OnDrained();
+      executor_.Resume(alive.get());
+    });
+    executor_.Submit(run, {call.principal, built.cost.peak_bytes, call.deadline, call.cancel});
     return absl::OkStatus();
   }
 

@@ -3,10 +3,32 @@
 #include <chrono>
 
 #include "base/status_macros.h"
+#include "generate/decode_pool.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/end_tokens.h"
 
 namespace fluoroscope::engine {
+
+namespace {
+
+absl::Status LoadInto(LoadedModel& model, const config::ModelConfig& config, at::Device device) {
+  absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
+  if (!weights.ok()) return absl::Status(weights.status().code(), config.path + ": " + std::string(weights.status().message()));
+  model.model = *std::move(weights);
+  absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
+  if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status())) return tokenizer.status();
+  if (tokenizer.ok()) model.tokenizer = *std::move(tokenizer);
+  FS_ASSIGN_OR_RETURN(model.chat_template, tokenizer::FindChatTemplate(config.path));
+  FS_ASSIGN_OR_RETURN(model.end_of_sequence, tokenizer::FindEndTokens(config.path));
+  // What no token of the model can be ends nothing.
+  std::erase_if(model.end_of_sequence, [&](int64_t id) { return id >= model.model->arch.vocabulary; });
+  model.decoding = std::make_shared<generate::DecodePool>(model.model);
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig& config, const std::string& device_name, at::Device device,
                                                        obs::Metrics& metrics) {
@@ -14,17 +36,8 @@ absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig
   auto model = std::make_shared<LoadedModel>();
   model->name = config.name;
   model->device = device_name;
-  absl::StatusOr<std::shared_ptr<const model::Model>> weights = model::Model::Load(config.path, {config.dtype, device});
-  if (!weights.ok())
-    return absl::Status(weights.status().code(),
-                        "model '" + config.name + "' (" + config.path + "): " + std::string(weights.status().message()));
-  model->model = *std::move(weights);
-  absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> tokenizer = tokenizer::Tokenizer::Load(config.path);
-  if (tokenizer.ok()) {
-    model->tokenizer = *std::move(tokenizer);
-  } else if (!absl::IsNotFound(tokenizer.status())) {
-    return absl::Status(tokenizer.status().code(), "model '" + config.name + "': " + std::string(tokenizer.status().message()));
-  }
+  if (absl::Status status = LoadInto(*model, config, device); !status.ok())
+    return absl::Status(status.code(), "model '" + config.name + "': " + std::string(status.message()));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   metrics.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
   return model;

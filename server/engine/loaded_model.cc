@@ -5,7 +5,6 @@
 #include "tensor/dtype.h"
 
 namespace fluoroscope::engine {
-
 void RefusedSites::Set(std::map<model::Site, std::string> refused) {
   const std::lock_guard lock(mutex_);
   refused_ = std::move(refused);
@@ -60,6 +59,8 @@ api::ModelDetails LoadedModel::Details() const {
     site.unavailable_because = std::move(why);
     details.sites.push_back(std::move(site));
   }
+  details.chat_template = chat_template;
+  details.end_of_sequence = end_of_sequence;
   return details;
 }
 

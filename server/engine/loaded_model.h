@@ -4,12 +4,20 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "api/results.h"
+#include "config/config.h"
 #include "model/model.h"
 #include "model/sites.h"
 #include "tokenizer/tokenizer.h"
+
+namespace fluoroscope::generate {
+class DecodePool;
+}
 
 namespace fluoroscope::engine {
 
@@ -25,13 +33,16 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused`. Shared by the engine and the runs that use it.
+// Immutable but for `refused` and `decoding`. Shared by the engine and the runs that use it.
 struct LoadedModel {
   std::string name;
   std::shared_ptr<const model::Model> model;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null when the directory has no tokenizer.json
   std::string device;
   RefusedSites refused;
+  std::shared_ptr<generate::DecodePool> decoding;  // the executor's thread only
+  std::optional<api::ChatTemplate> chat_template;
+  std::vector<int64_t> end_of_sequence;
 
   api::ModelInfo Info() const;
   api::ModelDetails Details() const;

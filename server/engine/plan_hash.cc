@@ -95,6 +95,24 @@ void Write(const std::vector<run::MetricPlan>& metrics, Canonical& out) {
   }
 }
 
+void Write(const std::vector<run::CapturePlan>& captures, Canonical& out) {
+  out.Number(static_cast<int64_t>(captures.size()));
+  for (const run::CapturePlan& capture : captures) {
+    out.Place(capture.place);
+    out.Number(capture.top_k);
+    out.Floats(capture.directions);
+    out.Number(capture.lens ? 1 : capture.writes ? 2 : 0);
+    if (capture.lens) {
+      out.Number(capture.lens->top_k);
+      out.Numbers(capture.lens->columns);
+    }
+    if (capture.writes) {
+      out.Number(capture.writes->top_k);
+      out.Floats(capture.writes->directions);
+    }
+  }
+}
+
 void Write(const std::vector<run::EditPlan>& edits, Canonical& out) {
   out.Number(static_cast<int64_t>(edits.size()));
   for (const run::EditPlan& edit : edits) {
@@ -135,21 +153,7 @@ void Write(const run::RowPlan& row, Canonical& out) {
     out.Number(static_cast<int64_t>(row.start->at.part));
     out.Floats(row.start->value);
   }
-  out.Number(static_cast<int64_t>(row.captures.size()));
-  for (const run::CapturePlan& capture : row.captures) {
-    out.Place(capture.place);
-    out.Number(capture.top_k);
-    out.Floats(capture.directions);
-    out.Number(capture.lens ? 1 : capture.writes ? 2 : 0);
-    if (capture.lens) {
-      out.Number(capture.lens->top_k);
-      out.Numbers(capture.lens->columns);
-    }
-    if (capture.writes) {
-      out.Number(capture.writes->top_k);
-      out.Floats(capture.writes->directions);
-    }
-  }
+  Write(row.captures, out);
   out.Number(static_cast<int64_t>(row.keeps.size()));
   for (const run::KeepPlan& keep : row.keeps) {
     out.Place(keep.place);
@@ -229,6 +233,27 @@ std::string HashOf(const attribution::AttributionPlan& plan) {
   out.Number(plan.steps);
   for (const uint64_t number : {uint64_t{plan.verify.top}, uint64_t{plan.verify.random}, plan.verify.seed})
     out.Number(static_cast<int64_t>(number));
+  return out.Digest();
+}
+
+std::string HashOf(const generate::GeneratePlan& plan) {
+  Canonical out;
+  out.Text(HashOf(plan.prompts));
+  out.Number(static_cast<int64_t>(plan.continuations.size()));
+  for (const generate::ContinuationPlan& continuation : plan.continuations) {
+    Write(continuation.edits, out);
+    Write(continuation.captures, out);
+  }
+  out.Number(plan.samples);
+  out.Number(plan.max_new_tokens);
+  const generate::SamplingPlan& sampling = plan.sampling;
+  for (const double value : {sampling.temperature, sampling.top_p, sampling.min_p, sampling.repetition_penalty}) out.Real(value);
+  out.Number(sampling.top_k);
+  out.Number(std::bit_cast<int64_t>(sampling.seed));
+  out.Number(static_cast<int64_t>(plan.stop.size()));
+  for (const std::string& stop : plan.stop) out.Text(stop);
+  out.Numbers(plan.end_tokens);
+  out.Number(plan.top_logprobs);
   return out.Digest();
 }
 

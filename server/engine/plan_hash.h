@@ -5,6 +5,7 @@
 
 #include "attribution/attribution_plan.h"
 #include "attribution/edge_attribution.h"
+#include "generate/plan.h"
 #include "run/plan.h"
 #include "sweep/path_planner.h"
 #include "sweep/planner.h"
@@ -17,5 +18,6 @@ std::string HashOf(const sweep::SweepPlan& plan);
 std::string HashOf(const sweep::PathPlan& plan);
 std::string HashOf(const attribution::AttributionPlan& plan);
 std::string HashOf(const attribution::EdgePlan& plan);
+std::string HashOf(const generate::GeneratePlan& plan);
 
 }  // namespace fluoroscope::engine

@@ -177,6 +177,8 @@ absl::StatusOr<std::vector<int64_t>> ResolvePositions(const LoadedModel& model, 
         return absl::InvalidArgumentError(field + ": range " + std::to_string(start) + " to " + std::to_string(end) +
                                           " is empty or outside the row, which has " + std::to_string(length) + " tokens");
       for (int64_t p = from; p < to; ++p) out.insert(p);
+    } else if (std::holds_alternative<api::GeneratedPositions>(item)) {
+      return absl::InvalidArgumentError(field + ": only Inference.Generate has generated tokens, in captures and interventions");
     } else {
       const auto& occurrences = std::get<api::OccurrencesOf>(item);
       FS_ASSIGN_OR_RETURN(const int64_t id, ResolveToken(model, occurrences.token, field));

@@ -140,6 +140,12 @@ pb::GetModelReply EncodeModelDetails(const api::ModelDetails& details) {
   pb::GetModelReply reply;
   EncodeInfo(details.info, reply.mutable_info());
   for (const api::SiteInfo& site : details.sites) EncodeSite(site, reply.add_sites());
+  if (details.chat_template) {
+    reply.mutable_chat_template()->set_text(details.chat_template->text);
+    for (const auto& [name, token] : details.chat_template->special_tokens)
+      (*reply.mutable_chat_template()->mutable_special_tokens())[name] = token;
+  }
+  reply.mutable_end_of_sequence()->Add(details.end_of_sequence.begin(), details.end_of_sequence.end());
   return reply;
 }
 

@@ -55,6 +55,8 @@ absl::StatusOr<api::PositionItem> DecodePositionItem(const pb::Positions::Item& 
       FS_ASSIGN_OR_RETURN(api::TokenRef token, DecodeTokenRef(item.occurrences_of(), {&path, "occurrences_of"}));
       return api::OccurrencesOf{std::move(token)};
     }
+    case pb::Positions::Item::kGenerated:
+      return api::GeneratedPositions{};
     case pb::Positions::Item::KIND_NOT_SET:
       break;
   }

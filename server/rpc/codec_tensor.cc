@@ -136,6 +136,7 @@ void EncodeTensorHeader(const api::NamedTensor& tensor, uint32_t id, pb::TensorH
   header->mutable_units()->Add(tensor.units.begin(), tensor.units.end());
   header->set_capture(tensor.capture);
   header->set_part(tensor.part);
+  if (tensor.sample) header->set_sample(*tensor.sample);
 }
 
 std::string EncodeChunkPrefix(uint32_t tensor_id, uint64_t offset, uint64_t data_size) {

@@ -5,6 +5,7 @@
 
 #include "fluoroscope/v1/inference.pb.h"
 #include "rpc/codec_forward.h"
+#include "rpc/codec_generate.h"
 #include "rpc/codec_tensor.h"
 
 namespace fluoroscope::rpc {
@@ -111,6 +112,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   if (!small.empty()) return {.message = Pack(small), .end = {}};
   if (auto* header = std::get_if<api::ForwardHeader>(&part)) return {.message = Encode(*header), .end = {}};
   if (auto* tensor = std::get_if<api::NamedTensor>(&part)) return {.message = StartTensor(std::move(*tensor)), .end = {}};
+  if (auto* token = std::get_if<api::GeneratedToken>(&part)) return {.message = Encode(*token), .end = {}};
   return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = {}};
 }
 
@@ -171,6 +173,12 @@ grpc::ByteBuffer ForwardStream::Encode(const api::ForwardSummary& summary, Call&
   out->set_byte_count(bytes_);
   out->set_checksum(checksum_.Value());
   call.SetTimes(summary.queue_ms, summary.run_ms);
+  return ToByteBuffer(reply);
+}
+
+grpc::ByteBuffer ForwardStream::Encode(const api::GeneratedToken& token) const {
+  pb::GenerateReply reply;
+  EncodeToken(token, reply.mutable_token());
   return ToByteBuffer(reply);
 }
 

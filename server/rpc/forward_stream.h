@@ -1,4 +1,4 @@
-// A Forward's results on their way out: the engine's sink on one side, the stream's source on the other.
+// A Forward's or a Generate's results on their way out: the engine's sink on one side, the stream's source on the other.
 #pragma once
 
 #include <deque>
@@ -38,6 +38,7 @@ class ForwardStream final : public api::ForwardSink, public MessageSource {
   std::vector<api::NamedTensor> TakeSmall();
   grpc::ByteBuffer Encode(const api::ForwardHeader& header) const;
   grpc::ByteBuffer Encode(const api::ForwardSummary& summary, Call& call) const;
+  grpc::ByteBuffer Encode(const api::GeneratedToken& token) const;
   grpc::ByteBuffer StartTensor(api::NamedTensor tensor);
   grpc::ByteBuffer NextChunk();
   grpc::ByteBuffer Pack(const std::vector<api::NamedTensor>& tensors);

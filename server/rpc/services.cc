@@ -6,6 +6,7 @@
 #include "base/status_macros.h"
 #include "rpc/codec_attribution.h"
 #include "rpc/codec_forward.h"
+#include "rpc/codec_generate.h"
 #include "rpc/codec_models.h"
 #include "rpc/codec_path.h"
 #include "rpc/codec_sweep.h"
@@ -124,6 +125,18 @@ ServerUnaryReactor* InferenceService::Estimate(CallbackServerContext* context, c
       [this](const pb::ForwardRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
         FS_ASSIGN_OR_RETURN(api::ForwardRequest request, DecodeForward(message, state_.decode));
         engine.Estimate(std::move(request), call, Encoded<pb::EstimateReply, api::Estimate>(std::move(done), EncodeEstimate));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerWriteReactor<ByteBuffer>* InferenceService::Generate(CallbackServerContext* context, const ByteBuffer* in) {
+  return ServeStream<pb::GenerateRequest>(
+      state_, *context, "Inference.Generate", *in,
+      [this](const pb::GenerateRequest& message, engine::Engine& engine, const std::shared_ptr<StreamReactor>& reactor) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::GenerateRequest request, DecodeGenerate(message, state_.decode));
+        auto stream = std::make_shared<ForwardStream>(uint64_t{state_.limits.sink_buffer_mib} * 1024 * 1024, PumpOf(state_, reactor));
+        reactor->SetSource(stream);
+        engine.Generate(std::move(request), reactor->call().context(), std::move(stream));
         return absl::OkStatus();
       });
 }

@@ -122,7 +122,8 @@ struct StartPlan {
 inline constexpr int64_t kNoToken = -1;
 
 struct RowPlan {
-  uint32_t index = 0;  // of the prompt in the request
+  uint32_t index = 0;              // of the prompt in the request
+  std::optional<uint32_t> sample;  // of a row that is generated
   std::vector<int64_t> ids;
   // At most one of these; without, it begins with its embedding.
   std::optional<ForkPlan> fork;

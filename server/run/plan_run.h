@@ -29,6 +29,9 @@ class PlanRun {
 
   uint64_t tokens() const { return tokens_; }  // of the batches that have begun
 
+  // What rows have kept, by key; once nothing is left to do.
+  std::vector<at::Tensor> TakeKept() { return std::move(kept_); }
+
  private:
   const RunPlan& plan_;
   const std::string model_name_;

@@ -19,6 +19,7 @@ at::Tensor WritesOf(const WritesPlan& writes, const Place& place) {
 
 void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
   tensor.row = row.index;
+  tensor.sample = row.sample;
   tensor.positions.assign(positions.begin(), positions.end());
   for (int64_t position : positions) tensor.token_ids.push_back(row.ids[static_cast<size_t>(position)]);
   absl::StatusOr<api::Chunk> chunk = tensor::ToChunk(value);
@@ -57,6 +58,11 @@ void ResultWriter::Capture(const RowPlan& row, const CapturePlan& capture, const
   } else {
     CapturePart(row, capture, "", value);
   }
+}
+
+void ResultWriter::Pass(api::NamedTensor tensor) {
+  captured_bytes_ += tensor.data.bytes.size();
+  Push(std::move(tensor));
 }
 
 void ResultWriter::Logits(const RowPlan& row, const std::string& name, const std::vector<int64_t>& positions, const at::Tensor& value) {

@@ -27,11 +27,17 @@ class ResultWriter {
   // One tensor about the row's logits at these positions.
   void Logits(const RowPlan& row, const std::string& name, const std::vector<int64_t>& positions, const at::Tensor& value);
 
+  // One tensor that another writer made.
+  void Pass(api::NamedTensor tensor);
+
   void Metric(api::MetricValue value) { metrics_.push_back(std::move(value)); }
 
   void Push(api::ForwardPart part) { wants_more_ = sink_->Push(std::move(part)) && wants_more_; }
 
-  // False once after the sink said "enough for now".
+  // False since the sink said "enough for now".
+  bool wants_more() const { return wants_more_; }
+
+  // The same, and from here on true again.
   bool TakeWantsMore() { return std::exchange(wants_more_, true); }
 
   std::vector<api::MetricValue>& metrics() { return metrics_; }

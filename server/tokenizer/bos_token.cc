@@ -1,33 +1,16 @@
 #include "tokenizer/bos_token.h"
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "tokenizer/json_file.h"
 
 namespace fluoroscope::tokenizer {
 namespace {
 
 using nlohmann::json;
-
-// The object in a JSON file; null when there is no such file.
-absl::StatusOr<json> ReadObject(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return json();
-  std::ifstream file(path, std::ios::binary);
-  json value = json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
-  return value;
-}
-
-json Field(const json& object, const char* name) {
-  if (!object.is_object()) return nullptr;
-  auto found = object.find(name);
-  return found == object.end() ? json(nullptr) : *found;
-}
 
 absl::StatusOr<int64_t> IdOf(const std::string& path, const json& token, const std::function<int64_t(const std::string&)>& token_to_id) {
   json content = token.is_object() ? Field(token, "content") : token;
@@ -47,13 +30,13 @@ absl::StatusOr<std::optional<int64_t>> FindBosToken(const std::string& model_dir
                                                     const std::function<int64_t(const std::string&)>& token_to_id) {
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const std::string path = absl::StrCat(model_directory, "/", name);
-    FS_ASSIGN_OR_RETURN(json object, ReadObject(path));
+    FS_ASSIGN_OR_RETURN(json object, ReadJsonFile(path));
     json token = Field(object, "bos_token");
     if (token.is_null()) continue;
     FS_ASSIGN_OR_RETURN(int64_t id, IdOf(path, token, token_to_id));
     return id;
   }
-  FS_ASSIGN_OR_RETURN(json config, ReadObject(absl::StrCat(model_directory, "/config.json")));
+  FS_ASSIGN_OR_RETURN(json config, ReadJsonFile(absl::StrCat(model_directory, "/config.json")));
   json id = Field(config, "bos_token_id");
   if (id.is_number_unsigned()) return id.get<int64_t>();
   return std::nullopt;

@@ -35,6 +35,7 @@ FOLDERS = [
     Folder("store", torch=True),
     Folder("sweep", torch=True),
     Folder("attribution", torch=True),
+    Folder("generate", torch=True),
     Folder("features", torch=True),
     Folder("drift", torch=True),
     Folder("engine", torch=True),

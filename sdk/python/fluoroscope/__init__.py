@@ -10,7 +10,7 @@
 from importlib.metadata import version as _version
 
 from fluoroscope import errors, metrics
-from fluoroscope.aio import AsyncClient, AsyncModel, connect_async
+from fluoroscope.aio import AsyncClient, AsyncGeneration, AsyncModel, connect_async
 from fluoroscope.cache import ActivationCache, LensValues, TopKValues
 from fluoroscope.causal_trace import CausalTrace
 from fluoroscope.client import Client, connect
@@ -35,6 +35,7 @@ from fluoroscope.errors import (
     UnimplementedError,
     UnknownError,
 )
+from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.local_server import LocalServer, serve
@@ -59,6 +60,7 @@ __all__ = [
     "add",
     "AlreadyExistsError",
     "AsyncClient",
+    "AsyncGeneration",
     "AsyncModel",
     "At",
     "at",
@@ -76,6 +78,8 @@ __all__ = [
     "FluoroscopeError",
     "FluoroscopeWarning",
     "freeze",
+    "GeneratedToken",
+    "Generation",
     "Hook",
     "HookTable",
     "InternalError",
@@ -84,6 +88,7 @@ __all__ = [
     "InvalidArgumentError",
     "Lens",
     "LensValues",
+    "LikelyToken",
     "LocalServer",
     "LogitAttribution",
     "LogitLens",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType, TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from fluoroscope.client import Client, connect
+from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.hooks import HookTable
 from fluoroscope.model import Model
 from fluoroscope.results import ModelInfo
@@ -53,7 +54,7 @@ class AsyncClient:
 
     async def model(self, name: str) -> AsyncModel:
         """A model by name. NotFoundError, with the names that exist, when there is none."""
-        return AsyncModel(await self._call(self._client.model, name), self._call)
+        return AsyncModel(await self._call(self._client.model, name), self._run)
 
     async def close(self) -> None:
         """Closes the connection, which ends calls that are under way, and the local server process if the client has one. May be called again."""
@@ -61,7 +62,10 @@ class AsyncClient:
         self._threads.shutdown(wait=False)
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        underway, context = Underway(), contextvars.copy_context()
+        return await self._run(Underway(), function, *args, **kwargs)
+
+    async def _run(self, underway: Underway, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        context = contextvars.copy_context()
         context.run(UNDERWAY.set, underway)
         # Cancelled while it waits for a thread, it never runs.
         future = asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(context.run, function, *args, **kwargs))
@@ -100,6 +104,49 @@ def _awaited(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate
     return call
 
 
+class AsyncGeneration(AsyncIterator[GeneratedToken]):
+    """fluoroscope.Generation, awaited: `async for token in await model.generate(...)`. Cancelling the task that waits for a token cancels the call.
+
+    Attributes:
+      prompt_ids, provenance: as Generation's.
+    """
+
+    def __init__(self, generation: Generation, run: Callable[..., Coroutine[Any, Any, Any]], underway: Underway) -> None:
+        self._generation = generation
+        self._run = run
+        self._underway = underway
+        self.prompt_ids = generation.prompt_ids
+        self.provenance = generation.provenance
+
+    async def __anext__(self) -> GeneratedToken:
+        token = await self._run(self._underway, next, self._generation, None)
+        if token is None:
+            raise StopAsyncIteration
+        return token
+
+    async def read(self) -> Generation:
+        """Reads to the end; what Generation has (`text`, `cache`, ...) then needs no waiting."""
+        await self._run(self._underway, lambda: self._generation.tokens)
+        return self._generation
+
+    async def close(self) -> None:
+        """Ends the call, if it has not ended."""
+        self._underway.cancel()
+        await self._run(self._underway, self._generation.close)
+
+    def __repr__(self) -> str:
+        return f"Async{self._generation!r}"
+
+
+def _generated(method: Callable[Concatenate[Model, P], Generation]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, AsyncGeneration]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> AsyncGeneration:
+        underway = Underway()
+        return AsyncGeneration(await self._run(underway, method, self._model, *args, **kwargs), self._run, underway)
+
+    return call
+
+
 class AsyncModel:
     """A model on the server, made by `await client.model(name)`: fluoroscope.Model with every call awaited; arguments, answers and errors are its own.
 
@@ -108,11 +155,14 @@ class AsyncModel:
       info: sizes, dtype, device and hashes.
     """
 
-    def __init__(self, model: Model, call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, model: Model, run: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         self._model = model
-        self._call = call
+        self._run = run
         self.name = model.name
         self.info = model.info
+
+    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._run(Underway(), function, *args, **kwargs)
 
     def hooks(self) -> HookTable:
         """The hook points of this model, with their equations and shapes. Known already: nothing to await."""
@@ -136,10 +186,14 @@ class AsyncModel:
     run = _awaited(Model.run)
     subspace_effects = _awaited(Model.subspace_effects)
     top_tokens = _awaited(Model.top_tokens)
+    generate = _generated(Model.generate)
+    chat = _generated(Model.chat)
+    chat_text = _awaited(Model.chat_text)
     estimate = _awaited(Model.estimate)
     sweep = _awaited(Model.sweep)
     attribute = _awaited(Model.attribute)
     estimate_sweep = _awaited(Model.estimate_sweep)
+    attribute_edges = _awaited(Model.attribute_edges)
     path_patch = _awaited(Model.path_patch)
     estimate_path_patch = _awaited(Model.estimate_path_patch)
     causal_trace = _awaited(Model.causal_trace)

@@ -18,8 +18,11 @@ from fluoroscope.align import align
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.causal_trace import CausalTrace, causal_trace
+from fluoroscope.chat import ChatTemplate, Message
 from fluoroscope.client import Client
 from fluoroscope.errors import FluoroscopeWarning
+from fluoroscope.generate import METHOD as _GENERATE
+from fluoroscope.generate import Generation, request_of
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention
 from fluoroscope.logit_attribution import LogitAttribution, logit_attrs, single_token
@@ -83,6 +86,7 @@ class Model:
         self.info = ModelInfo.of(reply.info)
         self._weights: Weights | None = None
         self._hooks = HookTable([Hook.of(site) for site in reply.sites], self.info.layers)
+        self._chat_template = ChatTemplate.of(name, reply)
 
     def hooks(self) -> HookTable:
         """The hook points of this model, with their equations and shapes. Prints as a table."""
@@ -332,6 +336,80 @@ class Model:
             for row, *columns in zip(texts, ids, logits, logprobs, strict=True)
         ]
         return found[0] if plan.single else found
+
+    def generate(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        samples: int = 1,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+        top_logprobs: int = 0,
+        interventions: Sequence[Intervention] = (),
+        names_filter: NamesFilter = (),
+        positions: Positions = None,
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        reduction: Reduction = None,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> Generation:
+        """Lets prompts go on: `for token in model.generate("Once upon a time", max_new_tokens=40): print(token.text, end="")`.
+
+        Args:
+          max_new_tokens: of each continuation; it and the prompt must fit the model's context.
+          temperature: 0 takes the most likely token each time. Over 0 tokens are drawn.
+          top_k, top_p, min_p: draw only from the k most likely; from the most likely that have the probability p together; from those at least p times as
+            likely as the most likely one. In this order, behind the temperature, as in transformers.
+          repetition_penalty: over 1 makes tokens that were there already less likely, also in the prompt.
+          seed: the same prompt and seed give the same tokens, alone and in any batch. Default: a new one each time.
+          samples: continuations of each prompt.
+          stop: a continuation ends where its text contains this, or one of these.
+          ignore_eos: go on behind the model's end-of-sequence tokens.
+          top_logprobs: so many of the most likely tokens, with each token.
+          interventions: as in run_with_hooks. Their positions may be "prompt", "generated" or "all" (the default: both). Kinds that take values from another
+            prompt act on the prompt's tokens only.
+          names_filter, positions, layers, heads, reduction: activations to keep, as in run_with_hooks; positions as of interventions.
+
+        Returns:
+          An iterator of GeneratedToken. `.text` reads to the end and gives the whole.
+
+        Raises:
+          InvalidArgumentError: an argument is out of range; the message says what is allowed.
+        """
+        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        plan = self._build(prompts, interventions=interventions, capture=capture, bos=bos, parse_special_tokens=parse_special_tokens)
+        request = request_of(
+            plan, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            seed=seed, samples=samples, stop=stop, ignore_eos=ignore_eos, top_logprobs=top_logprobs,
+        )
+        return Generation(plan, request, self._client.stream(_GENERATE, request, timeout), self.info.layers)
+
+    def chat(self, messages: Sequence[Message], max_new_tokens: int = 64, **options: Any) -> Generation:
+        """The model's answer in a conversation: `model.chat([{"role": "user", "content": "What is the capital of France?"}]).text`.
+
+        Args:
+          messages: what was said so far, oldest first: {"role": "system", "user" or "assistant", "content": text}.
+          options: the other arguments of `generate` but `bos` and `parse_special_tokens`: the model's template writes its special tokens itself, a BOS
+            too, and nothing is added to it. Special tokens that a message's content spells out are read as such, as in transformers.
+
+        Raises:
+          FailedPreconditionError: the model has no chat template.
+        """
+        check_options("chat", options, Model.generate, but=("self", "prompts", "max_new_tokens", "bos", "parse_special_tokens"))
+        return self.generate(self.chat_text(messages), max_new_tokens, bos="never", parse_special_tokens=True, **options)
+
+    def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
+        """The text that the model's chat template makes of a conversation, up to where the answer begins. `variables` are for the template."""
+        return self._chat_template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
 
     def estimate(
         self,
@@ -722,7 +800,7 @@ def _unequal(a: models_pb2.TokenizeReply.Row, b: models_pb2.TokenizeReply.Row, n
     )
 
 
-def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build) -> None:
-    unknown = options.keys() - inspect.signature(build).parameters.keys()
+def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build, but: Sequence[str] = ()) -> None:
+    unknown = options.keys() - (inspect.signature(build).parameters.keys() - set(but))
     if unknown:
         raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")

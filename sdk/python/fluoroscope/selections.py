@@ -54,7 +54,8 @@ def occurrences(token: Token) -> Occurrences:
 
 
 # Positions of a row: an index (0 is the first token really run, -1 the last), a slice or range, "all", "last", fs.occurrences(token), or a list of
-# these (their union, in ascending order). None leaves the choice to the parameter's default.
+# these (their union, in ascending order). Where something is generated, "generated" are its tokens, "prompt" those of the prompt, "all" both; the rest
+# speaks of the prompt. None leaves the choice to the parameter's default.
 Position = SupportsIndex | slice | range | str | Occurrences
 Positions = Position | Sequence[Position] | np.ndarray | None
 
@@ -262,10 +263,14 @@ def _items(item: Any) -> list[plan_pb2.Positions.Item]:
             return [make(all=True)]
         if item == "last":
             return [make(last=True)]
-        raise ValueError(f"position {item!r} is not known: 'all' and 'last' are words; fs.occurrences({item!r}) finds a token")
+        if item == "generated":
+            return [make(generated=True)]
+        if item == "prompt":
+            return [make(range=plan_pb2.Positions.Range())]
+        raise ValueError(f"position {item!r} is not known: 'all', 'last', 'prompt' and 'generated' are words; fs.occurrences({item!r}) finds a token")
     if _is_int(item):
         return [make(index=operator.index(item))]
-    raise ValueError(f"{item!r} is not a position: use an index, a slice without a step, a range, 'all', 'last' or fs.occurrences(token)")
+    raise ValueError(f"{item!r} is not a position: use an index, a slice without a step, a range, 'all', 'last', 'prompt', 'generated' or fs.occurrences(token)")
 
 
 def _is_int(value: object) -> bool:

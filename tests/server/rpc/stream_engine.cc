@@ -37,7 +37,7 @@ absl::StatusOr<api::ModelDetails> StreamEngine::GetModel(const std::string& name
   if (name == "throw") throw std::runtime_error("GetModel threw");
   if (name == "long") return absl::NotFoundError(std::string(100'000, 'x'));
   if (name != "stream") return absl::NotFoundError(absl::StrCat("no model \"", name, "\"; there is: stream"));
-  return api::ModelDetails{.info = ListModels()[0], .sites = {}};
+  return api::ModelDetails{.info = ListModels()[0], .sites = {}, .chat_template = {}, .end_of_sequence = {}};
 }
 
 void StreamEngine::Tokenize(const std::string& model, std::vector<api::Prompt> prompts, api::CallContext call,

@@ -42,6 +42,9 @@ class StreamEngine final : public engine::Engine {
   }
   void Forward(api::ForwardRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override;
   void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) override;
+  void Generate(api::GenerateRequest, api::CallContext, std::shared_ptr<api::ForwardSink> sink) override {
+    sink->Finish(absl::UnimplementedError("no model here"));
+  }
   void Sweep(api::SweepRequest, api::CallContext, std::shared_ptr<api::SweepSink> sink) override {
     sink->Finish(absl::UnimplementedError("no model here"));
   }

@@ -86,7 +86,7 @@ TEST(StrictTest, EmptyOneofsAndFalseMarkers) {
             "rank, read_out"},
            {"logits { tokens {} }", "logits.tokens[0].token is empty: give one of id, text"},
            {"logits { positions { items { index: 0 } items {} } }",
-            "logits.positions.items[1].kind is empty: give one of all, last, index, range, occurrences_of"},
+            "logits.positions.items[1].kind is empty: give one of all, last, index, range, occurrences_of, generated"},
            {"logits { positions { items { all: false } } }", "logits.positions.items[0].all must be true when it is given"},
            {"captures { reduction { last: false } }", "captures[0].reduction.last must be true when it is given"},
        }) {
