@@ -29,7 +29,7 @@ Examples:
 
 struct Options {
   SweepOptions sweep;
-  bool csv = false, raw = false;
+  bool csv = false, raw = false, estimate = false;
 };
 
 // One line on stderr that is written over again and again, on a terminal and for sweeps that take a while.
@@ -52,10 +52,34 @@ class Progress {
   std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
 };
 
+// What the sweep would cost; nothing is run.
+absl::Status Estimate(const client::Client& client, const Global& global, const v1::SweepRequest& request) {
+  const auto cost = client.EstimateSweep(request);
+  if (!cost.ok()) return cost.status();
+  const double saved = cost->flops() > 0 ? cost->forwards_flops() / cost->flops() : 0;
+  if (global.json) {
+    PrintJson({{"cells", cost->cells()},
+               {"filled_cells", cost->filled_cells()},
+               {"flops", cost->flops()},
+               {"forwards_flops", cost->forwards_flops()},
+               {"peak_bytes", cost->peak_bytes()},
+               {"budget_bytes", cost->budget_bytes()}});
+    return absl::OkStatus();
+  }
+  fmt::print("{} cells, of which {} are the unpatched run and cost nothing\n", cost->cells(), cost->filled_cells());
+  fmt::print("{:.1f} GFLOP, {:.1f} times less than a whole forward for each cell\n", cost->flops() / 1e9, saved);
+  fmt::print("{} at the peak, of the server's {}\n", Bytes(cost->peak_bytes()), Bytes(cost->budget_bytes()));
+  return absl::OkStatus();
+}
+
 absl::Status Run(const client::Client& client, const Global& global, const Options& options) {
   if (global.json && options.csv) return absl::InvalidArgumentError("--json and --csv exclude each other");
   auto request = MakeSweepRequest(options.sweep);
   if (!request.ok()) return request.status();
+  if (options.estimate) {
+    if (options.csv) return absl::InvalidArgumentError("--estimate and --csv exclude each other");
+    return Estimate(client, global, *request);
+  }
   auto sweep = [&] {
     Progress progress;
     return client.Sweep(*request, [&](size_t done, size_t total) { progress.Show(done, total); });
@@ -81,6 +105,7 @@ void AddSweep(CLI::App& app, const Global& global, Action* action) {
   AddSweepOptions(*command, &options->sweep);
   command->add_flag("--raw", options->raw, "The heat map shows the metric itself, also where it can be normalised");
   command->add_flag("--csv", options->csv, "One line per cell: labels, value, normalised value");
+  command->add_flag("--estimate", options->estimate, "Says what the sweep would cost, without running it");
   command->footer(kExamples);
   command->callback(
       [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });

@@ -46,6 +46,16 @@ def test_json_is_the_sdks_result(cli, whole):
     assert reply["provenance"]["model"] == "smollm2-135m"
 
 
+def test_an_estimate_instead_of_a_sweep(cli, model, whole):
+    expected = model.estimate_sweep(CLEAN, CORRUPT, metric=DIFF)
+    reply = json.loads(ok(cli(*ASK, "--estimate", "--json")))
+    assert reply == {name: getattr(expected, name) for name in ("cells", "filled_cells", "flops", "forwards_flops", "peak_bytes", "budget_bytes")}
+    lines = ok(cli(*ASK, "--estimate")).splitlines()
+    assert lines[0] == f"420 cells, of which {whole.estimate.filled_cells} are the unpatched run and cost nothing"
+    assert f"{expected.saved:.1f} times less" in lines[1] and len(lines) == 3
+    assert cli(*ASK, "--estimate", "--csv").returncode != 0
+
+
 def test_csv_has_a_line_per_cell(cli, whole):
     lines = list(csv.DictReader(io.StringIO(ok(cli(*ASK, "--csv")))))
     assert list(lines[0]) == ["layer", "position", "logit_diff", "normalized"] and len(lines) == 420

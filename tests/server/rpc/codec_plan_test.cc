@@ -125,6 +125,55 @@ TEST(CodecPlanTest, SelectionsAndReductions) {
   EXPECT_THAT(std::get<api::ReduceDot>(request->captures[3].reduction).directions.shape, ElementsAre(1, 1));
 }
 
+TEST(CodecPlanTest, ReadOutReductions) {
+  const auto request = Decode(R"pb(
+    model: "m"
+    prompts { text: "a" }
+    captures {
+      select { sites: "x" }
+      reduction { lens { top_k: 5 } }
+    }
+    captures {
+      select { sites: "x" }
+      reduction {
+        lens {
+          tokens { text: " Mary" }
+          tokens { id: 7 }
+        }
+      }
+    }
+    captures {
+      select { sites: "x" }
+      reduction {
+        writes {
+          directions {
+            dtype: DTYPE_F32
+            shape: [ 1, 1 ]
+            data: "\0\0\0\0"
+          }
+          top_k: 2
+        }
+      }
+    }
+  )pb");
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(std::get<api::ReduceLens>(request->captures[0].reduction).top_k, 5u);
+  const auto& followed = std::get<api::ReduceLens>(request->captures[1].reduction);
+  EXPECT_EQ(followed.top_k, 0u);
+  ASSERT_EQ(followed.tokens.size(), 2u);
+  EXPECT_EQ(std::get<std::string>(followed.tokens[0]), " Mary");
+  EXPECT_EQ(std::get<int64_t>(followed.tokens[1]), 7);
+  const auto& writes = std::get<api::ReduceWrites>(request->captures[2].reduction);
+  EXPECT_EQ(writes.top_k, 2u);
+  EXPECT_THAT(writes.directions.shape, ElementsAre(1, 1));
+
+  for (const char* lens : {"", "top_k: 1 tokens { id: 1 }"}) {
+    const auto bad =
+        Decode(std::string("model: \"m\" prompts { text: \"a\" } captures { select { sites: \"x\" } reduction { lens {") + lens + "} } }");
+    EXPECT_EQ(bad.status().message(), "captures[0].reduction.lens needs either top_k or tokens");
+  }
+}
+
 TEST(CodecPlanTest, InterventionsMetricsAndLogits) {
   const auto request = Decode(R"pb(
     model: "m"

@@ -77,7 +77,7 @@ TEST(StrictTest, EnumsOfZeroOrWithoutAName) {
 TEST(StrictTest, EmptyOneofsAndFalseMarkers) {
   for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
            {"prompts {}", "prompts[0].input is empty: give one of text, tokens, activations"},
-           {"captures { reduction {} }", "captures[0].reduction.kind is empty: give one of last, top_k, dot"},
+           {"captures { reduction {} }", "captures[0].reduction.kind is empty: give one of last, top_k, dot, lens, writes"},
            {"interventions {}",
             "interventions[0].kind is empty: give one of copy, zero, mean, set, add, scale, interpolate, resample, project_out, "
             "swap_subspace, noise"},
