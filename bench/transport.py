@@ -4,7 +4,7 @@ The run is finished before the clock starts (the server holds its results in a l
 
 The bare streams send one cached slice again and again, and their readers drop the bytes. Nobody who wants the values can do that: they lie in different
 memory, somebody must hash them, put them somewhere and check them. So a second bare pair does the least that is needed for that (one hash; one copy into one
-fresh array, one hash), to tell our share of the time from the machine's.
+fresh array, one hash), to tell our share of the time from the machine's. Memory is touched once before: see machine.touch_memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from fluoroscope._proto.v1 import inference_pb2, plan_pb2
 from fluoroscope.assemble import Assembler
 from fluoroscope.wire import read_reply
+
+import machine
 from forward import serve
 from process import metric
 from report import Row
@@ -36,6 +38,7 @@ def request() -> inference_pb2.ForwardRequest:
 
 
 def measure(directory: Path, build: Path, rounds: int) -> list[Row]:
+    machine.touch_memory()
     bare = subprocess.Popen([build / "bin/bench_bare_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     target = f"127.0.0.1:{bare.stdout.readline().strip()}"
     with serve(directory, sink_mib=1024) as client, tempfile.NamedTemporaryFile() as file:

@@ -38,10 +38,9 @@ class Builder {
     FS_RETURN_IF_ERROR(ResolveUnitAxis(model_, request_, built_.plan.pairs, grid()));
     const size_t cells = grid().cells();
     if (cells > kMaxCells || cells * request_.pairs.size() > kMaxCells)
-      return absl::ResourceExhaustedError("the grid has " + std::to_string(cells) + " cells for each of " +
-                                          std::to_string(request_.pairs.size()) + " pairs, " +
-                                          std::to_string(cells * request_.pairs.size()) + " together; the limit for a request is " +
-                                          std::to_string(kMaxCells));
+      return absl::ResourceExhaustedError(
+          "the grid has " + std::to_string(cells) + " cells for each of " + std::to_string(request_.pairs.size()) + " pairs, " +
+          std::to_string(cells * request_.pairs.size()) + " together; the limit for a request is " + std::to_string(kMaxCells));
     FS_ASSIGN_OR_RETURN(built_.header.metrics, ResolveSweepMetrics(model_, request_.metrics, built_.plan.pairs));
     built_.header.axes = LabelsOf(request_, built_.plan, IsNoise() ? built_.header.clean : built_.header.corrupt);
     built_.header.cost = sweep::CostOf(built_.plan);
