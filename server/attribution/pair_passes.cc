@@ -1,5 +1,7 @@
 #include "attribution/pair_passes.h"
 
+#include <algorithm>
+
 #include "attribution/differentiable_metric.h"
 
 namespace fluoroscope::attribution {
@@ -7,17 +9,16 @@ namespace fluoroscope::attribution {
 PairPasses::PairPasses(const model::Model& model, const sweep::Pair& pair, size_t index, int64_t steps)
     : model_(model), pair_(pair), steps_(steps), reference_{static_cast<uint32_t>(index), {}, {}} {}
 
-std::unique_ptr<run::GradientRun> PairPasses::NewRun(const std::vector<int64_t>& ids, bool with_gradients) const {
-  return std::make_unique<run::GradientRun>(model_, ids, Sites(with_gradients), with_gradients);
-}
-
 bool PairPasses::Step() {
   switch (stage_) {
+    case Stage::kBase:
+      StepBase();
+      return true;
     case Stage::kSource:
       StepSource();
       return true;
-    case Stage::kBase:
-      StepBase();
+    case Stage::kBetween:
+      StepBetween();
       return true;
     case Stage::kBackward:
       if (!gradients().StepBackward()) stage_ = Stage::kScores;
@@ -28,35 +29,54 @@ bool PairPasses::Step() {
   return false;
 }
 
-void PairPasses::StepSource() {
-  if (source_ == nullptr) source_ = NewRun(pair_.source_ids, /*with_gradients=*/false);
-  if (source_->StepForward()) return;
-  tokens_ += pair_.source_ids.size();
-  for (const run::MetricPlan& metric : pair_.source_metrics)
-    reference_.source.push_back(Differentiate(model_, metric, source_->normalized()).value);
-  stage_ = Stage::kBase;
+int64_t PairPasses::Common() const {
+  for (model::Site site : Sites(/*with_gradients=*/false))
+    if (model::SpecOf(site).axes.back() == model::Axis::kKey) return 0;
+  const auto& base = pair_.base_ids;
+  const auto differ = std::mismatch(base.begin(), base.end(), pair_.source_ids.begin(), pair_.source_ids.end()).first;
+  // The last token is always the source's own.
+  return std::min<int64_t>(differ - base.begin(), static_cast<int64_t>(pair_.source_ids.size()) - 1);
 }
 
-// The base run: with gradients where they are taken there, else a plain one, followed by the runs on the way to the source.
 void PairPasses::StepBase() {
-  if (base_ == nullptr) base_ = NewRun(pair_.base_ids, /*with_gradients=*/!integrated());
-  if (reference_.base.empty()) {
-    if (base_->StepForward()) return;
-    tokens_ += pair_.base_ids.size();
-    for (const run::MetricPlan& metric : pair_.base_metrics)
-      reference_.base.push_back(Differentiate(model_, metric, base_->normalized()).value);
-    if (integrated()) return;
+  if (base_ == nullptr)
+    base_ = std::make_unique<run::GradientRun>(
+        model_, pair_.base_ids, Sites(!integrated()),
+        run::GradientRun::Options{.with_gradients = !integrated(), .keeps_keys = true, .trunk = nullptr, .common = 0});
+  if (base_->StepForward()) return;
+  tokens_ += pair_.base_ids.size();
+  for (const run::MetricPlan& metric : pair_.base_metrics)
+    reference_.base.push_back(Differentiate(model_, metric, base_->normalized()).value);
+  stage_ = Stage::kSource;
+}
+
+void PairPasses::StepSource() {
+  if (source_ == nullptr) {
+    const int64_t common = Common();
+    source_ = std::make_unique<run::GradientRun>(
+        model_, pair_.source_ids, Sites(/*with_gradients=*/false),
+        run::GradientRun::Options{.with_gradients = false, .keeps_keys = false, .trunk = base_.get(), .common = common});
+    tokens_ += pair_.source_ids.size() - static_cast<size_t>(common);
   }
-  if (integrated()) {
-    if (between_ == nullptr) {
-      between_ = NewRun(pair_.base_ids, /*with_gradients=*/true);
-      const double share = (static_cast<double>(step_) + 0.5) / static_cast<double>(steps_);
-      between_->BeginWith(base_->resid_pre() + (source_->resid_pre() - base_->resid_pre()) * share);
-    }
-    if (between_->StepForward()) return;
-    tokens_ += pair_.base_ids.size();
+  if (source_->StepForward()) return;
+  for (const run::MetricPlan& metric : pair_.source_metrics)
+    reference_.source.push_back(Differentiate(model_, metric, source_->normalized()).value);
+  if (integrated())
+    stage_ = Stage::kBetween;
+  else
+    StartBackward();
+}
+
+void PairPasses::StepBetween() {
+  if (between_ == nullptr) {
+    between_ = std::make_unique<run::GradientRun>(
+        model_, pair_.base_ids, Sites(/*with_gradients=*/true),
+        run::GradientRun::Options{.with_gradients = true, .keeps_keys = false, .trunk = nullptr, .common = 0});
+    const double share = (static_cast<double>(step_) + 0.5) / static_cast<double>(steps_);
+    between_->BeginWith(base_->resid_pre() + (source_->resid_pre() - base_->resid_pre()) * share);
   }
-  metric_ = 0;
+  if (between_->StepForward()) return;
+  tokens_ += pair_.base_ids.size();
   StartBackward();
 }
 
@@ -72,8 +92,9 @@ bool PairPasses::Next() {
     StartBackward();
     return true;
   }
+  metric_ = 0;
   between_.reset();
-  stage_ = Stage::kBase;
+  stage_ = Stage::kBetween;
   return ++step_ < passes();
 }
 

@@ -1,5 +1,5 @@
-// The passes that gradient methods make over one pair: the source run, the base run, and a backward pass for each metric, at the base run
-// or at steps on the way from its first residual to the source's.
+// The passes that gradient methods make over one pair: the base run, the source run (which begins where the prompts differ), and a backward
+// pass for each metric, at the base run or at steps on the way from its first residual to the source's.
 #pragma once
 
 #include <cstddef>
@@ -39,19 +39,20 @@ class PairPasses : public PairScores {
   int64_t passes() const { return integrated() ? steps_ : 1; }  // whose scores are averaged
 
  private:
-  enum class Stage { kSource, kBase, kBackward, kScores };
+  enum class Stage { kBase, kSource, kBetween, kBackward, kScores };
 
-  void StepSource();
   void StepBase();
+  void StepSource();
+  void StepBetween();
   bool Next();  // the pass after a complete one; false when there is none
   void StartBackward();
-  std::unique_ptr<run::GradientRun> NewRun(const std::vector<int64_t>& ids, bool with_gradients) const;
+  int64_t Common() const;  // tokens of the source prompt that need not be run, because the base run has run them
 
   const model::Model& model_;
   const sweep::Pair& pair_;
   const int64_t steps_;
-  Stage stage_ = Stage::kSource;
-  std::unique_ptr<run::GradientRun> source_, base_, between_;  // between_: one step of integrated gradients
+  Stage stage_ = Stage::kBase;
+  std::unique_ptr<run::GradientRun> base_, source_, between_;  // between_: one step of integrated gradients
   int64_t step_ = 0;
   size_t metric_ = 0;
   api::SweepReference reference_;

@@ -10,15 +10,37 @@ namespace fluoroscope::run {
 
 using model::Site;
 
+namespace {
+
+// The positions from `first` on, as one row.
+model::PackedRows RowFrom(int64_t first, const std::vector<int64_t>& ids, const model::KvPrefix* prefix) {
+  model::RowSpan span;
+  span.positions.resize(ids.size() - static_cast<size_t>(first));
+  std::iota(span.positions.begin(), span.positions.end(), first);
+  if (first > 0) {
+    span.prefix = prefix;
+    span.prefix_size = first;
+  }
+  return model::PackedRows({std::move(span)});
+}
+
+}  // namespace
+
 // Keeps what it sees; the forward pass goes on with the very tensors that are kept, so that gradients reach them.
 class GradientRun::Recorder final : public model::SiteHooks {
  public:
-  explicit Recorder(std::set<Site> sites) : sites_(std::move(sites)) {}
+  // `keys`: where the keys and values go; null for nowhere. Outlives it.
+  Recorder(std::set<Site> sites, Site key_site, model::KvPrefix* keys) : sites_(std::move(sites)), key_site_(key_site), keys_(keys) {}
 
-  bool Wants(Site site, int64_t) const override { return sites_.contains(site); }
+  bool Wants(Site site, int64_t) const override {
+    return sites_.contains(site) || (keys_ != nullptr && (site == key_site_ || site == Site::kV));
+  }
   bool Wants(Site site, int64_t, int64_t) const override { return sites_.contains(site); }
-  // The residual goes on beside the MLP that reads it: what the MLP reads is an alias, so that its gradient is the MLP's alone.
   at::Tensor At(Site site, int64_t layer, const model::PackedRows&, at::Tensor value) override {
+    if (keys_ != nullptr && site == key_site_) keys_->k.push_back(value.detach());
+    if (keys_ != nullptr && site == Site::kV) keys_->v.push_back(value.detach());
+    if (!sites_.contains(site)) return value;
+    // The residual goes on beside the MLP that reads it: what the MLP reads is an alias, so that its gradient is the MLP's alone.
     return seen[{site, layer}] = site == Site::kMlpIn ? value.alias() : std::move(value);
   }
   // An alias: where the same tensor comes back, the heads' results are not what the pass goes on with.
@@ -30,22 +52,23 @@ class GradientRun::Recorder final : public model::SiteHooks {
 
  private:
   const std::set<Site> sites_;
+  const Site key_site_;
+  model::KvPrefix* const keys_;
 };
 
-GradientRun::GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<Site> sites, bool with_gradients)
-    : model_(model), ids_(std::move(ids)), with_gradients_(with_gradients), recorder_(std::make_unique<Recorder>(std::move(sites))) {
-  model::RowSpan span;
-  span.positions.resize(ids_.size());
-  std::iota(span.positions.begin(), span.positions.end(), 0);
-  rows_ = model::PackedRows({std::move(span)});
+GradientRun::GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<Site> sites, Options options)
+    : model_(model), ids_(std::move(ids)), options_(options) {
+  const Site key_site = model.arch.positions == model::PositionScheme::kRotary ? Site::kRotK : Site::kK;
+  recorder_ = std::make_unique<Recorder>(std::move(sites), key_site, options.keeps_keys ? &keys_ : nullptr);
+  rows_ = RowFrom(options.common, ids_, options.common > 0 ? &options.trunk->keys_ : nullptr);
 }
 
 GradientRun::~GradientRun() = default;
 
 bool GradientRun::StepForward() {
   // Tensors made in inference mode cannot take part in a graph.
-  const c10::InferenceMode inference(!with_gradients_);
-  const at::AutoGradMode gradients(with_gradients_);
+  const c10::InferenceMode inference(!options_.with_gradients);
+  const at::AutoGradMode gradients(options_.with_gradients);
   Forward();
   return !normalized_.defined();
 }
@@ -53,14 +76,15 @@ bool GradientRun::StepForward() {
 void GradientRun::Forward() {
   if (!x_.defined()) {
     angles_ = model::AnglesOf(model_, rows_);
-    x_ = begin_.defined() ? begin_.clone() : model::Embed(model_, model::IndexTensor(ids_, model_.device), rows_, *recorder_);
-    first_ = x_.detach();
+    const std::vector<int64_t> own(ids_.begin() + options_.common, ids_.end());
+    x_ = begin_.defined() ? begin_.clone() : model::Embed(model_, model::IndexTensor(own, model_.device), rows_, *recorder_);
+    first_ = options_.common > 0 ? Whole(options_.trunk->first_, x_, 0) : x_.detach();
   }
   Block block;
-  block.in = with_gradients_ ? x_.detach().requires_grad_() : x_;
+  block.in = options_.with_gradients ? x_.detach().requires_grad_() : x_;
   if (layer_ == model_.arch.layers) {
     block.out = model::FinalNorm(model_, block.in, rows_, *recorder_);
-    normalized_ = block.out.detach();
+    normalized_ = options_.common > 0 ? Whole(options_.trunk->normalized_, block.out, 0) : block.out.detach();
   } else {
     const at::Tensor pre = model::Visit(*recorder_, Site::kResidPre, layer_, rows_, block.in);
     const at::Tensor mid = model::AttentionPart(model_, layer_, pre, rows_, rows_, angles_, *recorder_);
@@ -68,7 +92,7 @@ void GradientRun::Forward() {
     ++layer_;
   }
   x_ = block.out.detach();
-  if (with_gradients_) blocks_.push_back(std::move(block));
+  if (options_.with_gradients) blocks_.push_back(std::move(block));
 }
 
 void GradientRun::StartBackward(at::Tensor gradient, bool last) {
@@ -126,7 +150,16 @@ at::Tensor GradientRun::Differentiate(const Block& block, int64_t layer, const a
   return found[0];
 }
 
-at::Tensor GradientRun::Value(Site site, int64_t layer) const { return recorder_->seen.at({site, layer}).detach(); }
+at::Tensor GradientRun::Whole(const at::Tensor& trunk, const at::Tensor& own, int64_t axis) const {
+  return at::cat({trunk.narrow(axis, 0, options_.common), own}, axis);
+}
+
+model::Angles GradientRun::angles() const { return model::AnglesOf(model_, RowFrom(0, ids_, nullptr)); }
+
+at::Tensor GradientRun::Value(Site site, int64_t layer) const {
+  const at::Tensor own = recorder_->seen.at({site, layer}).detach();
+  return options_.common == 0 ? own : Whole(options_.trunk->Value(site, layer), own, model::PositionAxis(model::SpecOf(site)));
+}
 
 at::Tensor GradientRun::Gradient(Site site, int64_t layer) const { return gradients_.at({site, layer}); }
 

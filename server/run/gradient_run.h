@@ -19,8 +19,17 @@ namespace fluoroscope::run {
 // Belongs to one Work; used on the executor's thread, inside or outside of inference mode. `model` outlives it.
 class GradientRun {
  public:
-  // Keeps the values of these sites of the blocks, in all layers. Without gradients it is a plain forward pass that does so.
-  GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<model::Site> sites, bool with_gradients);
+  struct Options {
+    bool with_gradients = false;  // without it is a plain forward pass that keeps values
+    bool keeps_keys = false;      // other runs may share its tokens
+    // The first `common` tokens are those of `trunk`, a complete run that keeps keys and the same sites, and are not run again. Fewer than
+    // the prompt's own; not with sites that have a key axis. The trunk outlives this run.
+    const GradientRun* trunk = nullptr;
+    int64_t common = 0;
+  };
+
+  // Keeps the values of these sites of the blocks, in all layers.
+  GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<model::Site> sites, Options options);
   ~GradientRun();
 
   // Begins with this as the first block's hook_resid_pre, [tokens, d_model], instead of the tokens' embedding.
@@ -48,7 +57,7 @@ class GradientRun {
   // In the residual behind a block, of the last complete backward pass.
   const at::Tensor& GradientBehind(int64_t layer) const { return behind_[static_cast<size_t>(layer)]; }
 
-  const model::Angles& angles() const { return angles_; }  // of the positions; once the pass has begun
+  model::Angles angles() const;  // of all positions
 
  private:
   class Recorder;
@@ -59,11 +68,13 @@ class GradientRun {
   using Gradients = std::map<Place, at::Tensor>;
 
   void Forward();
+  at::Tensor Whole(const at::Tensor& trunk, const at::Tensor& own, int64_t axis) const;  // the trunk's common positions, then the own ones
   at::Tensor Differentiate(const Block& block, int64_t layer, const at::Tensor& gradient);
 
   const model::Model& model_;
   const std::vector<int64_t> ids_;
-  const bool with_gradients_;
+  const Options options_;
+  model::KvPrefix keys_;  // of this run, where others may share them
   std::unique_ptr<Recorder> recorder_;
   model::PackedRows rows_;
   model::Angles angles_;
