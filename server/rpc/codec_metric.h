@@ -8,7 +8,8 @@
 
 namespace fluoroscope::rpc {
 
-// `prompts` is their number: rows must be below it. `of_pairs`: rows are pairs, and what a metric compares with is one of the pair's two runs.
+// `prompts` is their number: rows must be below it. `of_pairs`: rows are pairs, and what a metric compares with is one of the pair's two
+// runs.
 absl::StatusOr<api::Metric> DecodeMetric(const fluoroscope::v1::Metric& metric, size_t prompts, const FieldPath& path,
                                          bool of_pairs = false);
 
