@@ -85,7 +85,13 @@ int64_t ExtraBytes(const RowPlan& row, const Architecture& arch, int64_t element
                        (row.edits.empty() ? 2 : 3) * arch.heads * n * n * element_size + n * n);  // scores, pattern, mask, an edited copy
     if (place.site == model::Site::kResult) extra = std::max(extra, n * arch.heads * arch.d_model * element_size);
   };
-  for (const CapturePlan& capture : row.captures) look(capture.place);
+  for (const CapturePlan& capture : row.captures) {
+    look(capture.place);
+    // What units write along all directions, before the largest are taken: the products and their magnitudes.
+    if (capture.writes)
+      extra = std::max(extra,
+                       Elements(capture.place, row, arch) * capture.writes->directions.size(0) * (capture.writes->top_k > 0 ? 3 : 1) * 4);
+  }
   for (const KeepPlan& keep : row.keeps) look(keep.place);
   for (const EditPlan& edit : row.edits) look(edit.place);
   return extra;

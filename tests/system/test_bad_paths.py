@@ -1,4 +1,4 @@
-"""Every kind of bad path patching request, over the wire: its code, what its message teaches, and that the next correct one is answered with the right numbers."""
+"""Every kind of bad path patching request, over the wire: its code, what its message teaches, and that the next correct one is answered rightly."""
 
 from __future__ import annotations
 
