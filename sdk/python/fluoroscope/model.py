@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings as python_warnings
 from collections.abc import Callable, Sequence
@@ -11,10 +10,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluoroscope import paths, subspace
-from fluoroscope import sweep as sweeps
-from fluoroscope._proto.v1 import attribution_pb2, inference_pb2, models_pb2, patching_pb2, plan_pb2
-from fluoroscope.align import align
+from fluoroscope import subspace
+from fluoroscope._proto.v1 import inference_pb2, models_pb2, plan_pb2
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.causal_trace import CausalTrace, causal_trace
@@ -30,14 +27,12 @@ from fluoroscope.logit_lens import LogitLens, logit_lens
 from fluoroscope.logits import LogitsChoice, top_message
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey, hook_name
-from fluoroscope.path_result import PathResult
+from fluoroscope.patching import Patching, check_options
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build, starts
 from fluoroscope.results import Estimate, Metrics, ModelInfo, Provenance, RunResult, Timing, TopToken, TopTokens
 from fluoroscope.selections import Bos, Positions, Prompts, Where, as_ints, as_prompts, prompt_messages, resolve
 from fluoroscope.subspace import SubspaceEffects
-from fluoroscope.sweep_reader import read_paths, read_sweep
-from fluoroscope.sweep_result import SweepEstimate, SweepResult
 from fluoroscope.weights import Weights
 from fluoroscope.wire import Reply, read_reply
 
@@ -47,27 +42,11 @@ NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 _COPY_WARNING = re.compile(r"interventions\[\d+\] copies row \d+ to row \d+, but both have the same tokens")
 _FORWARD = "/fluoroscope.v1.Inference/Forward"
 _ESTIMATE = "/fluoroscope.v1.Inference/Estimate"
-_SWEEP = "/fluoroscope.v1.Patching/Sweep"
-_ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
-_ATTRIBUTE_EDGES = "/fluoroscope.v1.Attribution/AttributeEdges"
-_PATH_PATCH = "/fluoroscope.v1.Patching/PathPatch"
-_ESTIMATE_PATH_PATCH = "/fluoroscope.v1.Patching/EstimatePathPatch"
-_ESTIMATE_SWEEP = "/fluoroscope.v1.Patching/EstimateSweep"
 # TransformerLens keeps these only when asked for by configuration: they repeat other tensors once per head.
 _NOT_BY_DEFAULT = ("attn.hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
 
 
-ATTRIBUTION_METHODS = {
-    "atp": attribution_pb2.ATTRIBUTION_METHOD_ATTRIBUTION_PATCHING,
-    "ig": attribution_pb2.ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS,
-    "grad_x_input": attribution_pb2.ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT,
-    "qk_fix": attribution_pb2.ATTRIBUTION_METHOD_QK_FIX,
-    "atp*": attribution_pb2.ATTRIBUTION_METHOD_ATP_STAR,
-}
-EDGE_METHODS = {"eap": attribution_pb2.EDGE_METHOD_EAP, "eap_ig": attribution_pb2.EDGE_METHOD_EAP_IG}
-
-
-class Model:
+class Model(Patching):
     """A model that the server has in memory; made by `client.model(name)`. Thread-safe.
 
     Wherever a prompt is expected, text or token ids do, or a list of either for several prompts in one request. Token ids run exactly as given. Text gets
@@ -433,215 +412,12 @@ class Model:
                            parse_special_tokens=parse_special_tokens, isolated=isolated)
         return Estimate.of(self._client.unary(_ESTIMATE, plan.request, inference_pb2.EstimateReply))
 
-    def sweep(
-        self,
-        clean: Prompts,
-        corrupt: Prompts,
-        site: str | Sequence[str] = "resid_pre",
-        over: Sequence[str] = ("layer", "position"),
-        metric: Metric | Sequence[Metric] = (),
-        *,
-        direction: str = "denoise",
-        kind: str = "patch",
-        layers: int | Sequence[int] = (),
-        heads: int | Sequence[int] = (),
-        positions: Positions = None,
-        groups: sweeps.Groups | None = None,
-        source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        window: int = 1,
-        units: int | Sequence[int] = (),
-        unit_block: int = 1,
-        references: Prompts | None = None,
-        seed: int = 0,
-        window_before: int = 0,
-        corrupt_with: Sequence[Intervention] = (),
-        bos: Bos = None,
-        parse_special_tokens: bool = False,
-        progress: bool | None = None,
-        timeout: float | None = None,
-    ) -> SweepResult:
-        """Activation patching over a whole grid in one request: each cell is the base run with one place changed, and what the metric then says.
-
-        The server computes of each cell only what differs from the base run, so a sweep costs little more than a few forward passes.
-
-        Args:
-          clean, corrupt: two prompts, or two lists of prompts for a data set of pairs.
-          site: what is patched, by its name without the layer: "resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", or a full name such as
-            "attn.hook_z". Several of them make "site" an axis.
-          over: the axes of the result, outermost first: "layer", "position", "head", "site", "unit" (entries of the last axis: neurons, or residual
-            dimensions), and for "pattern" and "attn_scores" "source" (the position that is attended to). What is not an axis is patched at all its places
-            together.
-          metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last). fs.metrics.kl() and its like compare with the base
-            run, or with the source run when `reference` is its prompt.
-          direction: "denoise" patches clean values into the corrupt run (what restores the answer?); "noise" the other way round (what breaks it?).
-          kind: "patch"; or an ablation: "zero", "mean" (over all positions of all `references`), "resample" (the same place of one of the `references`,
-            drawn for each pair by `seed`).
-          layers, heads, positions: narrow the axes. Positions are those of the prompt that is run, corrupt for "denoise".
-          groups: named places on the position axis instead of single positions: {"subject": [1, 3], "end": "last"}; for several pairs also one entry per pair.
-          source_positions: for prompts of unequal length: for each position of the prompt that is run, the position of the other that its value comes
-            from, -1 for none; one list per pair.
-          units: only these entries of the last axis. `unit_block`: so many adjacent ones of them are one place on the "unit" axis.
-          references: prompts that means and resampled values come from. Default: those of the other side, of all pairs (resample: of the other pairs).
-          window: patch so many adjacent layers together, from the cell's own on; `window_before` of them lie in front of it.
-          corrupt_with: edits of the corrupt prompts' own runs at "hook_embed" or "hook_pos_embed", such as fs.noise(...); the corrupt prompt may then be the
-            clean one.
-          progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
-
-        Raises:
-          InvalidArgumentError: the prompts have unequal lengths and no source_positions; an axis does not fit the site; a position is out of range.
-          FailedPreconditionError: this model does not have the site.
-          ResourceExhaustedError: too many cells, or too large for the server; `estimate_sweep` says how large.
-
-        Warns:
-          FluoroscopeWarning: a pair's prompts have the same tokens.
-        """
-        plan = sweeps.build(
-            self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
-            groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
-            window_before=window_before, corrupt_with=corrupt_with, bos=bos, parse_special_tokens=parse_special_tokens,
-        )
-        return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
-
-    def estimate_sweep(
-        self,
-        clean: Prompts,
-        corrupt: Prompts,
-        site: str | Sequence[str] = "resid_pre",
-        over: Sequence[str] = ("layer", "position"),
-        metric: Metric | Sequence[Metric] = (),
-        **options: Any,
-    ) -> SweepEstimate:
-        """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
-        check_options("estimate_sweep", options)
-        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
-        return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
-
     def __repr__(self) -> str:
         info = self.info
         return (
             f"Model({self.name!r}: {info.family}, {info.layers} layers, {info.heads} heads, d_model {info.d_model}, "
             f"{info.parameters / 1e6:.1f} M parameters, {info.dtype} on {info.device})"
         )
-
-    def attribute(
-        self,
-        clean: Prompts,
-        corrupt: Prompts,
-        site: str | Sequence[str] = "resid_pre",
-        over: Sequence[str] = ("layer", "position"),
-        metric: Metric | Sequence[Metric] = (),
-        *,
-        method: str = "atp",
-        steps: int = 8,
-        verify: int | tuple[int, int] = 0,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> SweepResult:
-        """What `sweep` would say, estimated from gradients: two forward passes and one backward pass per metric instead of a run per cell.
-
-        Args:
-          clean, corrupt, site, over, metric: as in `sweep`.
-          method: "atp" (attribution patching: (a_source - a_base) * dm/da at the base run); "ig" (the same with the mean gradient over `steps` runs on the way
-            from the base prompt's first residual to the source's); "grad_x_input" (a_base * dm/da); "qk_fix" (as "atp", but a query or key acts through the softmax exactly); "atp*" (AtP* of
-            arXiv:2403.00745: the QK fix, and the mean size over backward passes that each leave one layer out; scores have no sign).
-          verify: run the `verify` cells with the largest estimates and as many others, drawn at random, exactly too; a pair gives both numbers. The
-            result's `check` then says how good the estimates are.
-          options: the other arguments of `sweep`; `kind` is "patch" or "zero".
-
-        Returns:
-          A SweepResult whose `scores` are the estimated changes of the metric (with their `convention`) and whose `values` are the base run's metric plus them,
-          to be compared with a sweep's.
-
-        Raises:
-          InvalidArgumentError: also for a metric without a gradient (rank).
-        """
-        if method not in ATTRIBUTION_METHODS:
-            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, ATTRIBUTION_METHODS))}")
-        check_options("attribute", options)
-        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
-        request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
-        top, random = (verify, verify) if isinstance(verify, int) else verify
-        if top or random:
-            request.verify.top, request.verify.random, request.verify.seed = top, random, plan.request.seed
-        return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
-
-    def path_patch(
-        self,
-        clean: Prompts,
-        corrupt: Prompts,
-        senders: paths.Ends = "heads",
-        receivers: paths.Ends = "logits",
-        metric: Metric | Sequence[Metric] = (),
-        *,
-        progress: bool | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> PathResult:
-        """Path patching (Wang et al. 2022): what each sender says to each receiver and to nobody else, exact, in one request.
-
-        A cell: the base prompt runs with the sender's output as in the source run. All other heads stay frozen to the base run; MLPs and norms are recomputed.
-        What the receiver then reads is put into a run of the base prompt in which everything behind it is recomputed; the value is its metric. For the
-        receiver "logits" it is the metric of the first of these runs.
-
-        Args:
-          clean, corrupt: two prompts, or two lists of them.
-          senders: "heads" (every head), "mlps", "embed", (layer, head), ("mlp", layer), hook names ("blocks.3.hook_mlp_out"), fs.at(name, heads=...,
-            positions=...), or a list of these: each is a place of its own. A dict {"name": [...]} makes sets that act together.
-          receivers: "logits", "q", "k" or "v" (every head's; k and v have key-value heads), "mlps", ("q", layer, head), ("mlp", layer), names, fs.at, or a
-            dict, as for senders.
-          metric: as in `sweep`.
-          direction: "noise" (default, as in Wang et al.: the clean prompt is run, senders say what they say in the corrupt one) or "denoise".
-          mlps, norms: "recompute" (default) or "freeze": whether paths may go through them.
-          sender_positions, receiver_positions: where senders are changed and receivers listen. Default: everywhere. A list of lists: one per pair.
-          source_positions, bos, parse_special_tokens: as in `sweep`.
-
-        Raises:
-          As `sweep`.
-        """
-        check_options("path_patch", options, paths.build)
-        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
-        return read_paths(plan, self._client.stream(_PATH_PATCH, plan.request, timeout), progress)
-
-    def estimate_path_patch(
-        self, clean: Prompts, corrupt: Prompts, senders: paths.Ends = "heads", receivers: paths.Ends = "logits", metric: Metric | Sequence[Metric] = (),
-        **options: Any,
-    ) -> SweepEstimate:  # fmt: skip
-        """What such a run would cost, without running it. Arguments as in `path_patch`; a wrong request gives the same errors."""
-        check_options("estimate_path_patch", options, paths.build)
-        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
-        return SweepEstimate.of(self._client.unary(_ESTIMATE_PATH_PATCH, plan.request, patching_pb2.SweepEstimate))
-
-    def attribute_edges(
-        self,
-        clean: Prompts,
-        corrupt: Prompts,
-        senders: paths.Ends = ("heads", "mlps", "embed"),
-        receivers: paths.Ends = ("q", "k", "v", "mlps", "logits"),
-        metric: Metric | Sequence[Metric] = (),
-        *,
-        method: str = "eap",
-        steps: int = 8,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> PathResult:
-        """Edge attribution patching: for every direct edge from a sender to a receiver, what it does, estimated from gradients.
-
-        An edge's score is sum (what the sender adds to the residual in the source run - in the base run) * dm/d(the residual as this receiver reads it).
-
-        Args:
-          clean, corrupt, senders, receivers, metric: as in `path_patch`; by default the whole graph.
-          method: "eap" (gradients at the base run; arXiv:2310.10348) or "eap_ig" (their mean over `steps` runs between the prompts; arXiv:2403.17806).
-          options: the other arguments of `path_patch`, but for `mlps` and `norms`: an edge is direct, so nothing on it is frozen.
-
-        Returns:
-          A PathResult [receivers, senders] whose `scores` are the estimated changes of the metric, 0 where the sender lies behind the receiver.
-        """
-        if method not in EDGE_METHODS:
-            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, EDGE_METHODS))}")
-        check_options("attribute_edges", options, paths.build)
-        plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
-        request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=EDGE_METHODS[method], steps=steps)
-        return read_paths(plan, self._client.stream(_ATTRIBUTE_EDGES, request, timeout), False)
 
     def causal_trace(
         self, prompt: Prompts, subject: str | Positions | Sequence[Any], metric: Metric | Sequence[Metric] | None = None, **options: Any
@@ -656,16 +432,6 @@ class Model:
     def logit_attrs(self, prompts: Prompts, answer: Any, foil: Any = None, **options: Any) -> LogitAttribution:
         """Direct logit attribution of every component, head or neuron, computed on the server; see fluoroscope.logit_attribution.logit_attrs."""
         return logit_attrs(self, prompts, answer, foil, **options)
-
-    def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
-        """For `source_positions` of a sweep over prompts of unequal length: for each token of `base` the position in `source` whose value belongs there, -1
-        for none. Equal stretches of tokens belong together, and so do stretches of equal length between them (a name and the other name).
-
-        Args:
-          source: the prompt that values come from (of a "denoise" sweep the clean one).
-          base: the prompt that is run.
-        """
-        return align(*(self.tokenize(prompt) if isinstance(prompt, str) else list(prompt) for prompt in (source, base)))
 
     # The parts of a run.
 
@@ -798,9 +564,3 @@ def _unequal(a: models_pb2.TokenizeReply.Row, b: models_pb2.TokenizeReply.Row, n
         "Change one so that they have the same number of tokens (names of one token each: model.to_str_tokens shows them), or patch with explicit "
         "`positions` and `source_positions`."
     )
-
-
-def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build, but: Sequence[str] = ()) -> None:
-    unknown = options.keys() - (inspect.signature(build).parameters.keys() - set(but))
-    if unknown:
-        raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")
