@@ -208,6 +208,10 @@ def test_the_estimate_and_what_the_result_says(client):
     heads = model.path_patch(CLEAN, CORRUPT, "heads", "logits", METRIC).by_head()
     assert [axis.name for axis in heads.axes] == ["layer", "head"] and heads.values.shape == (3, 4)
     assert got.by_head().values.shape == (13, 3, 4)
+    second = fs.metrics.logprob(RIGHT)
+    several = model.path_patch(CLEAN, CORRUPT, "heads", "logits", [METRIC, second])
+    assert np.array_equal(several[second].by_head().values.ravel(), several[second].values.ravel())
+    assert several[second].by_head().metric == several[second].metric != several.metric
 
 
 # Causal tracing.

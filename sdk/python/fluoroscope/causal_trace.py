@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -149,9 +149,9 @@ def causal_trace(
     before = window // 2
 
     def trace(site: str) -> SweepResult:
-        wide = {} if site == "resid_post" else {"window": min(window, model.info.layers), "window_before": min(before, model.info.layers - 1)}
+        wide: dict[str, Any] = {} if site == "resid_post" else {"window": min(window, model.info.layers), "window_before": min(before, model.info.layers - 1)}
         return model.sweep(
-            [ids] * seeds, [ids] * seeds, site, ("layer", "position"), metric, corrupt_with=[corruption], layers=layers, positions=positions,
+            cast(Any, [ids] * seeds), cast(Any, [ids] * seeds), site, ("layer", "position"), metric, corrupt_with=[corruption], layers=layers, positions=positions,
             progress=progress, timeout=timeout, **wide,
         )  # fmt: skip
 

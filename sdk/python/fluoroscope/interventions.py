@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
@@ -225,7 +226,7 @@ def _narrowed(
 
 def _array(value: ArrayLike) -> str:
     shape = tensor_message(value).shape
-    return f"<array {list(shape)}>" if shape else f"{value}"
+    return f"<array {list(shape)}>" if shape else str(np.asarray(value))
 
 
 def _from(source: Prompts, positions: Positions) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -146,7 +147,7 @@ def logit_attrs(
     directions, bias = _directions(model, answers, foils)
     captures = [CaptureChoice(["ln_final.hook_scale"], position)]
     groups: dict[tuple[int, int | None], list[int]] = {}
-    for row, key in enumerate(zip(answers, foils or [None] * len(rows), strict=True)):
+    for row, key in enumerate(zip(answers, foils or itertools.repeat(None, len(rows)), strict=True)):
         groups.setdefault(key, []).append(row)
     embeds = ["hook_embed", *(["hook_pos_embed"] if "pos_embed.W_pos" in model.weights else [])]
     for group in groups.values():

@@ -45,16 +45,16 @@ class Metric:
         run without interventions, `layers` is how many the model has."""
         positions = positions_message(self.positions)
         if self.compares:
-            parts = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
+            parts: list[dict[str, Any]] = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
         elif self.per_prompt:
             if len(self.parts) != len(prompts):
                 raise ValueError(f"metric {self.name!r} has answers for {len(self.parts)} prompts, but {len(prompts)} are run")
             parts = list(self.parts)
         else:
-            part = dict(self.parts[0])
-            if (site := part.pop("site", None)) is not None:
-                part["read_out"].site = hook_name(site, layers)
-            return [plan_pb2.Metric(name=self.name, rows=range(len(prompts)), positions=positions, **part)]
+            shared: dict[str, Any] = dict(self.parts[0])
+            if (site := shared.pop("site", None)) is not None:
+                shared["read_out"].site = hook_name(site, layers)
+            return [plan_pb2.Metric(name=self.name, rows=range(len(prompts)), positions=positions, **shared)]
         return [plan_pb2.Metric(name=f"{self.name}/{row}", rows=[row], positions=positions, **part) for row, part in enumerate(parts)]
 
     def _reference(self, row: int) -> plan_pb2.ToReference:

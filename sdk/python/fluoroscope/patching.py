@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fluoroscope import paths
 from fluoroscope import sweep as sweeps
 from fluoroscope._proto.v1 import attribution_pb2, patching_pb2
 from fluoroscope.align import align
 from fluoroscope.client import Client
+from fluoroscope.interventions import Intervention
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
 from fluoroscope.results import ModelInfo
-from fluoroscope.selections import Prompts
+from fluoroscope.selections import Bos, Positions, Prompts
 from fluoroscope.sweep_reader import read_paths, read_sweep
 from fluoroscope.sweep_result import SweepEstimate, SweepResult
 
@@ -258,7 +259,7 @@ class Patching(ABC):
           source: the prompt that values come from (of a "denoise" sweep the clean one).
           base: the prompt that is run.
         """
-        return align(*(self.tokenize(prompt) if isinstance(prompt, str) else list(prompt) for prompt in (source, base)))
+        return align(*(cast(Sequence[int], self.tokenize(prompt)) if isinstance(prompt, str) else list(prompt) for prompt in (source, base)))
 
 
 def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build, but: Sequence[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from fluoroscope._proto.v1 import path_pb2
 from fluoroscope.metrics import Metric
@@ -75,7 +75,7 @@ class _Ends:
         if isinstance(ends, Mapping):
             return [self._set(label, nodes) for label, nodes in ends.items()]
         single = isinstance(ends, str | At) or self._is_node(ends)
-        places = [place for node in ([ends] if single else ends) for place in self._places(node)]  # type: ignore[union-attr,list-item]
+        places = [place for node in ([ends] if single else ends) for place in self._places(node)]  # type: ignore[union-attr,list-item,arg-type]
         if not places:
             raise ValueError(f"{self._role} is empty")
         return places
@@ -87,7 +87,7 @@ class _Ends:
 
     def _set(self, label: str, nodes: Node | Sequence[Node]) -> path_pb2.PathEnd:
         single = isinstance(nodes, str | At) or self._is_node(nodes)
-        parts = [place for node in ([nodes] if single else nodes) for place in self._places(node)]  # type: ignore[union-attr,list-item]
+        parts = [place for node in ([nodes] if single else nodes) for place in self._places(node)]  # type: ignore[union-attr,list-item,arg-type]
         if not parts:
             raise ValueError(f"{self._role}: {label!r} is empty")
         if any(list(part.positions) != list(parts[0].positions) for part in parts):
@@ -135,5 +135,5 @@ class _Ends:
 
     def _end(self, site: str, heads: Sequence[int], positions: Positions | Sequence[Positions]) -> path_pb2.PathEnd:
         nested = per_prompt_positions(positions, self._pairs)
-        chosen = [] if positions is None else [positions_message(p) for p in (nested if nested is not None else [positions])]  # type: ignore[list-item]
-        return path_pb2.PathEnd(nodes=[path_pb2.PathNode(site=site, heads=heads)], positions=chosen)
+        chosen = [] if positions is None else [positions_message(p) for p in (nested if nested is not None else [positions])]  # type: ignore[list-item,arg-type]
+        return path_pb2.PathEnd(nodes=[path_pb2.PathNode(site=site, heads=heads)], positions=cast(Any, chosen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def as_prompts(prompts: Prompts) -> tuple[list[Row], bool]:
     if isinstance(prompts, np.ndarray):
         prompts = prompts.tolist()
     try:
-        items = list(prompts)
+        items = list(cast(Iterable[Any], prompts))
     except TypeError:
         raise ValueError(f"a prompt is text or a list of token ids, not {type(prompts).__name__}") from None
     if not items:

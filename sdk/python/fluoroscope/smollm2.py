@@ -92,7 +92,7 @@ def _convert(gguf: Path, directory: Path) -> None:
         fields.pop("quantization_config", None)
         config = transformers.LlamaConfig.from_dict(fields)
         config.dtype = torch.float32
-        model = transformers.LlamaForCausalLM(config).to(torch.float32)
+        model = transformers.LlamaForCausalLM(config).to(torch.float32)  # type: ignore[arg-type]
         model.load_state_dict(source.state_dict(), strict=True)
         model.save_pretrained(directory, max_shard_size="2GB")
         tokenizer.save_pretrained(directory)

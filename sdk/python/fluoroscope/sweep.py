@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from fluoroscope._proto.v1 import pairs_pb2, patching_pb2, plan_pb2
 from fluoroscope.interventions import Intervention
@@ -94,7 +95,7 @@ def build(
     )
     for name, places in (groups or {}).items():
         per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
-        request.groups.add(name=name, positions=[positions_message(place) for place in per_pair])
+        request.groups.add(name=name, positions=[positions_message(cast(Positions, place)) for place in per_pair])
     messages, names = metric_messages(metric, clean, corrupt, direction)
     request.metrics.extend(messages)
     if corrupt_with:
@@ -171,7 +172,7 @@ def short_site(name: str) -> str:
     return name if "hook_" in name else hook_name((name, 0)).removeprefix("blocks.0.")
 
 
-def choice(value: str, choices: Mapping[str, int], what: str) -> int:
+def choice(value: str, choices: Mapping[str, int], what: str) -> Any:  # the stubs have a type of their own for each enum
     if value not in choices:
         raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
     return choices[value]

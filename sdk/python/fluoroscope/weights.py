@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Weights:
         info = self.info(cast(str, name))
         request = models_pb2.ReadWeightsRequest(model=self._model, name=info.name)
         drop = []
-        for axis, index in enumerate(_spelled_out(indices, info)):
+        for axis, index in enumerate(_spelled_out(cast(Any, indices), info)):
             request.slices.append(_slice(index, info, axis))
             if _is_number(index):
                 drop.append(axis)
