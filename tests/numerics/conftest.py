@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import fluoroscope as fs
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,17 +27,28 @@ def checkpoint(checkpoints):
     return checkpoints.__getitem__
 
 
-@pytest.fixture(scope="session")
-def weights(checkpoints):
-    """The reference's weights of a checkpoint, read once."""
+def _reader(checkpoints: dict[str, Checkpoint], dtype: torch.dtype):
+    """The reference's weights of a checkpoint by its name, read once."""
     kept: dict[str, Weights] = {}
 
     def of(name: str) -> Weights:
         if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model)
+            kept[name] = weights_of(checkpoints[name].model, dtype)
         return kept[name]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def weights(checkpoints):
+    """The reference's weights in float32."""
+    return _reader(checkpoints, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def exact(checkpoints):
+    """The same in float64."""
+    return _reader(checkpoints, torch.float64)
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +57,10 @@ def server(checkpoints, tmp_path_factory):
     running = Server({name: made.path for name, made in checkpoints.items()}, tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """A connection to it."""
+    with fs.connect(server.address) as connected:
+        yield connected

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
-from .reference import Weights, trace, weights_of
+from .reference import Weights, trace
 from .slow_edits import by_position
 
 RELATIVE = 1e-4
@@ -22,24 +22,6 @@ SITES = ["hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
          "attn.hook_z", "attn.hook_result", "attn.hook_pattern", "attn.hook_attn_scores", "hook_mlp_in", "mlp.hook_pre", "mlp.hook_post", "ln1.hook_scale",
          "ln2.hook_normalized"]  # fmt: skip
 METRIC = fs.metrics.logit_diff(RIGHT, WRONG)
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def difference(logits: torch.Tensor) -> torch.Tensor:

@@ -8,29 +8,11 @@ import pytest
 import torch
 
 from .compare import TINY
-from .reference import Weights, trace, weights_of
+from .reference import trace
 from .slow_paths import Node, slow_path
 
 CLEAN, CORRUPT = [0, 17, 42, 9, 42, 8, 133, 299], [0, 17, 42, 250, 42, 7, 133, 299]
 MODELS = ["gqa-tied-sharded", "two"]
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def compared(kind: str, reference: torch.Tensor, last: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .reference import Layer, Norm, Weights, add, frequencies, rotate, trace, weights_of
+from .reference import Layer, Norm, Weights, add, frequencies, rotate, trace
 
 RELATIVE = 1e-4
 CLEAN = [0, 17, 42, 9, 42, 8, 133, 299]
@@ -17,24 +17,6 @@ RIGHT, WRONG = [5, 11], [17]
 METRIC = fs.metrics.logit_diff(RIGHT, WRONG)
 MODELS = ["mha", "gqa-tied-sharded", "biases", "two", "two-untied-head20"]
 EVERYWHERE = list(range(len(CLEAN)))
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def difference(logits: Tensor) -> Tensor:

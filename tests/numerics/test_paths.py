@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from .reference import Weights, trace, weights_of
+from .reference import Weights, trace
 from .slow_edits import normal
 from .slow_paths import Node, noisy_embedding, slow_path, slow_trace
 
@@ -25,25 +25,6 @@ EVERYWHERE = list(range(len(CLEAN)))
 
 def difference(last: torch.Tensor) -> float:
     return float(last[RIGHT].mean() - last[WRONG].mean())
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    """A checkpoint's weights in float64."""
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def head(layer: int, *heads: int) -> Node:

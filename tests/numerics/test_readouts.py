@@ -10,31 +10,12 @@ import torch
 from . import lens
 from .checkpoints import SPECS, load
 from .compare import TINY, assert_close
-from .reference import Norm, Trace, Weights, add, trace, weights_of
+from .reference import Norm, Trace, Weights, add, trace
 
 IDS = [0, 17, 42, 9, 42, 8, 133, 299]
 OTHER = [0, 9, 42, 250, 11, 7, 133, 5]
 MODELS = ["mha", "gqa-tied-sharded", "biases", "two", "two-untied-head20"]
 IN_LENS = [name for name in MODELS if SPECS[name].in_transformer_lens]
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    """A checkpoint's weights in float64."""
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def normed(x: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from .compare import TINY
-from .reference import Trace, Weights, trace, weights_of
+from .reference import Trace, Weights, trace
 from .slow_edits import by_position, like_site
 
 LIMIT = 1e-5
@@ -26,25 +26,6 @@ MODELS = ["gqa-tied-sharded", "two", "biases", "two-untied-head20"]
 SITES = ["hook_resid_pre", "hook_resid_mid", "hook_attn_out", "hook_mlp_out", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z",
          "attn.hook_pattern", "attn.hook_attn_scores", "mlp.hook_post", "ln1.hook_scale"]  # fmt: skip
 KEYS = ("attn.hook_pattern", "attn.hook_attn_scores")
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with fs.connect(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoints):
-    """A checkpoint's weights in float64."""
-    kept: dict[str, Weights] = {}
-
-    def of(name: str) -> Weights:
-        if name not in kept:
-            kept[name] = weights_of(checkpoints[name].model, torch.float64)
-        return kept[name]
-
-    return of
 
 
 def difference(logits: torch.Tensor) -> float:
