@@ -27,20 +27,19 @@ def describe() -> list[str]:
     ]
 
 
-def touch_memory(share: float = 0.75) -> None:
-    """Touches this share of the available memory once, in a process that then ends.
+def touch_memory(gib: int = 4) -> None:
+    """Touches this much memory once, in a process that then ends.
 
-    A virtual machine's host backs a page when the machine first touches it, which is slow: here 256 MiB took 0.5 to 1 s the first time and 0.05 to 0.12 s afterwards, all of it in the
-    kernel's clearing of pages. Without this, whoever uses memory that nobody had since the machine started pays for the host: a C++ client's first reply was four times slower.
+    A virtual machine's host backs a page when the machine first touches it, which is slow: here 256 MiB took 0.5 to 1 s the first time and 0.05 to 0.12 s afterwards. Without
+    this, whoever uses memory that nobody had since the machine started pays for the host.
     """
-    available = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))  # KiB
     code = """
 import mmap, sys
 piece = 256 << 20
-kept = [mmap.mmap(-1, piece) for _ in range(int(sys.argv[1]))]
+kept = [mmap.mmap(-1, piece) for _ in range(4 * int(sys.argv[1]))]
 for memory in kept:
     memory.madvise(mmap.MADV_HUGEPAGE)
     for at in range(0, piece, 4096):
         memory[at] = 1
 """
-    subprocess.run([sys.executable, "-c", code, str(int(share * available / (256 << 10)))], check=True)
+    subprocess.run([sys.executable, "-c", code, str(gib)], check=True)
