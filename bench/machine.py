@@ -31,7 +31,7 @@ def touch_memory(gib: int = 4) -> None:
     """Touches this much memory once, in a process that then ends.
 
     A virtual machine's host backs a page when the machine first touches it, which is slow: here 256 MiB took 0.5 to 1 s the first time and 0.05 to 0.12 s afterwards. Without
-    this, whoever uses memory that nobody had since the machine started pays for the host.
+    this, whoever uses memory that nobody had since the machine started pays for the host. How long it helps is not known: free pages may go back to the host.
     """
     code = """
 import mmap, sys
