@@ -240,7 +240,10 @@ class EngineImpl final : public Engine {
   template <typename Run, typename Sink>
   void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, const api::CallContext& call, const std::shared_ptr<Sink>& sink) {
     sink->OnDrain([this, work = std::weak_ptr<Run>(run)] {
-      if (const auto alive = work.lock()) executor_.Resume(alive.get());
+      const auto alive = work.lock();
+      if (alive == nullptr) return;
+      if constexpr (requires { alive->OnDrained(); }) alive->OnDrained();
+      executor_.Resume(alive.get());
     });
     executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel});
   }
@@ -267,8 +270,8 @@ class EngineImpl final : public Engine {
     header.provenance.attention = built.attention;
     header.provenance.plan_sha256 = built.hash;
     header.provenance.isolated = request.isolated;
-    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived), built.cost.peak_bytes,
-           call, sink);
+    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, model->batching),
+           built.cost.peak_bytes, call, sink);
     return absl::OkStatus();
   }
 
@@ -279,15 +282,9 @@ class EngineImpl final : public Engine {
     built.header.provenance = ProvenanceOf(*model);
     built.header.provenance.attention = built.attention;
     built.header.provenance.plan_sha256 = built.hash;
-    const auto run =
-        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived);
-    sink->OnDrain([this, work = std::weak_ptr(run)] {
-      const auto alive = work.lock();
-      if (alive == nullptr) return;
-      alive->OnDrained();
-      executor_.Resume(alive.get());
-    });
-    executor_.Submit(run, {call.principal, built.cost.peak_bytes, call.deadline, call.cancel});
+    Submit(
+        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived),
+        built.cost.peak_bytes, call, sink);
     return absl::OkStatus();
   }
 

@@ -6,6 +6,7 @@
 #include "generate/decode_pool.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
+#include "run/batch_pool.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/end_tokens.h"
 
@@ -38,6 +39,7 @@ absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig
   model->device = device_name;
   if (absl::Status status = LoadInto(*model, config, device); !status.ok())
     return absl::Status(status.code(), "model '" + config.name + "': " + std::string(status.message()));
+  model->batching = std::make_shared<run::BatchPool>(model->model, model->name, metrics);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   metrics.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
   return model;

@@ -71,6 +71,7 @@ struct Metrics::Families {
   Gauge& budget_bytes = GaugeFamily(registry, "fluoroscope_budget_bytes", "Most bytes that may be admitted at once.").Add({});
   Family<Counter>& rejections = CounterFamily(registry, "fluoroscope_rejections_total", "Calls turned away or given up, by reason.");
 
+  Family<Histogram>& batch_requests = HistogramFamily(registry, "fluoroscope_batch_requests", "Requests that have rows in a packed batch.");
   Family<Histogram>& batch_rows = HistogramFamily(registry, "fluoroscope_batch_rows", "Rows (sequences) in a packed batch.");
   Family<Histogram>& batch_tokens = HistogramFamily(registry, "fluoroscope_batch_tokens", "Tokens in a packed batch.");
   Family<Counter>& forward_tokens =
@@ -131,7 +132,8 @@ void Metrics::CountRejection(Rejection reason) {
   }
 }
 
-void Metrics::ObserveBatch(const std::string& model, size_t rows, size_t tokens) {
+void Metrics::ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens) {
+  families_->batch_requests.Add({{"model", model}}, kRows).Observe(static_cast<double>(requests));
   families_->batch_rows.Add({{"model", model}}, kRows).Observe(static_cast<double>(rows));
   families_->batch_tokens.Add({{"model", model}}, kTokens).Observe(static_cast<double>(tokens));
   families_->forward_tokens.Add({{"model", model}}).Increment(static_cast<double>(tokens));

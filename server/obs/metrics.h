@@ -36,7 +36,8 @@ class Metrics {
   void CountRejection(Rejection reason);
 
   // engine/
-  void ObserveBatch(const std::string& model, size_t rows, size_t tokens);
+  // `requests`: how many have rows in the batch.
+  void ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens);
   void AddCapturedBytes(uint64_t bytes);
   void SetModelLoaded(const std::string& model, const std::string& weights_sha256, uint64_t weight_bytes, double load_seconds);
   void SetIdentityError(const std::string& model, const std::string& identity, double relative_error);

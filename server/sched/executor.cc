@@ -213,7 +213,9 @@ class Executor::Impl {
         metrics_.SetQueueDepth(waiting_.size());
       }
       metrics_.ObserveQueueWait(Seconds(Clock::now() - next->arrived));
+      Work& work = *next->work;
       running_.Admit(*std::move(next));
+      work.Admitted();
       metrics_.SetAdmittedBytes(running_.charged_bytes());
     }
   }

@@ -21,6 +21,10 @@ class Work {
 
   virtual ~Work() = default;
 
+  // It has been admitted and will get turns: here it may make known to others what it is about to do, so that a turn of theirs does it too.
+  // Called on the executor's thread, before the first Step. Must not block or throw.
+  virtual void Admitted() {}
+
   // A bounded piece of work, about 25 ms. Called on the executor's thread only, never after kDone or Abort. Must not throw.
   virtual Progress Step() = 0;
 

@@ -1,0 +1,70 @@
+// What goes wrong with one user's rows in a shared batch is seen by that user alone.
+#include <gmock/gmock.h>
+
+#include "tensor/counting_allocator.h"
+#include "tests/server/run/pooled_run.h"
+
+namespace fluoroscope::run {
+namespace {
+
+using PoolFailureTest = PoolFixture;
+
+api::ForwardRequest Plain(api::ForwardRequest request) {
+  request.captures = {engine::CaptureOf({"blocks.*.hook_resid_post"})};
+  request.metrics = {{"rank", {}, std::nullopt, api::Rank{int64_t{5}}}};
+  return request;
+}
+
+TEST_F(PoolFailureTest, ARunThatLibTorchRefusesFailsAlone) {
+  const api::ForwardRequest first = Plain(Request({5, 9})), second = Plain(Request({9}));
+  PooledRun a = Start(first);
+  // An edit that no builder lets through: its tensor does not fit the site. The others have captured something by then.
+  PooledRun bad = Start(Plain(Request({7})), [](RunPlan& plan) {
+    plan.rows[0].edits.push_back({{model::Site::kResidPost, 1, {0}, {}, {}}, intervention::Add{at::ones({3})}});
+  });
+  PooledRun b = Start(second);
+  Finish({&a, &bad, &b});
+  EXPECT_EQ(bad.sink->status->code(), absl::StatusCode::kInternal) << *bad.sink->status;
+  ExpectSameAsAlone(a, first, 0);
+  ExpectSameAsAlone(b, second, 0);
+  EXPECT_EQ(BatchesOf(4), 1);
+  EXPECT_EQ(BatchesOf(1), 3) << "each by itself, after the batch of all three";
+}
+
+TEST_F(PoolFailureTest, ARunThatNeedsTooMuchMemoryFailsAlone) {
+  const api::ForwardRequest first = Plain(Request({5, 9})), second = Plain(Request({9}));
+  const auto one = engine::RunRequest(*model_, first), two = engine::RunRequest(*model_, second);
+  api::ForwardRequest greedy = Request({60, 60, 60, 60});
+  greedy.captures = {engine::CaptureOf({"*"})};
+  tensor::InstallCountingAllocator();
+  {
+    PooledRun a = Start(first), bad = Start(greedy), b = Start(second);
+    tensor::SetCap(tensor::Stats().work.live_bytes + (1 << 20));
+    Finish({&a, &bad, &b});
+    tensor::SetCap(UINT64_MAX);
+    EXPECT_EQ(bad.sink->status->code(), absl::StatusCode::kResourceExhausted) << *bad.sink->status;
+    EXPECT_THAT(std::string(bad.sink->status->message()), testing::HasSubstr("bytes"));
+    ASSERT_TRUE(a.sink->status->ok() && b.sink->status->ok()) << *a.sink->status << *b.sink->status;
+    ExpectSame(a.sink->got, *one, 1e-5);
+    ExpectSame(b.sink->got, *two, 1e-5);
+    EXPECT_EQ(BatchesOf(4), 1);
+  }
+}
+
+// The second wave's batch fails; what the first one kept and sent stays as it was.
+TEST_F(PoolFailureTest, LaterWavesFailAloneToo) {
+  api::ForwardRequest patches = Plain(Request({7, 7}));
+  patches.interventions = {EditOf({"blocks.1.attn.hook_z"}, api::CopyFromRow{0, std::nullopt}, {1})};
+  const auto break_it = [](RunPlan& plan) {
+    plan.rows[1].edits.push_back({{model::Site::kResidPost, 2, {0}, {}, {}}, intervention::Add{at::ones({3})}});
+  };
+  PooledRun a = Start(patches), bad = Start(patches, break_it), b = Start(patches);
+  Finish({&a, &bad, &b});
+  EXPECT_EQ(bad.sink->status->code(), absl::StatusCode::kInternal) << *bad.sink->status;
+  ExpectSameAsAlone(a, patches, 1e-5);
+  ExpectSameAsAlone(b, patches, 1e-5);
+  EXPECT_EQ(BatchesOf(4), 2);
+}
+
+}  // namespace
+}  // namespace fluoroscope::run
