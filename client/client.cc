@@ -73,6 +73,7 @@ absl::StatusOr<Client> Client::Connect(const std::string& target, Options option
 std::unique_ptr<grpc::ClientContext> Client::NewContext() const {
   auto context = std::make_unique<grpc::ClientContext>();
   context->AddMetadata("x-fluoroscope-principal", options_.principal);
+  if (options_.batch) context->AddMetadata("x-fluoroscope-priority", "batch");
   if (options_.call_timeout.count() > 0) context->set_deadline(system_clock::now() + options_.call_timeout);
   return context;
 }

@@ -35,6 +35,7 @@ struct Options {
   std::chrono::milliseconds call_timeout{0};  // 0: no deadline
   // By this the server shares itself out fairly between its callers: 1 to 128 of [A-Za-z0-9._-]. Empty: a random name for each Client.
   std::string principal;
+  bool batch = false;  // calls let other callers' interactive ones go first: for long jobs that nobody waits for
 };
 
 // Every method blocks, and may be called from any thread, many at once. Copies share the connection. Errors are the server's own code and

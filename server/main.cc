@@ -23,6 +23,7 @@
 #include "absl/flags/usage_config.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/watchdog.h"
 #include "config/address.h"
 #include "config/config.h"
 #include "engine/engine.h"
@@ -171,14 +172,27 @@ absl::Status Run(const config::ServerConfig& config, Signals& signals) {
   FS_RETURN_IF_ERROR(WritePortFile(absl::GetFlag(FLAGS_port_file), server->port(), http->port()));
   spdlog::info("serving");
 
+  Watchdog watchdog{seconds(config.end_stuck_seconds)};
   while (!signals.WaitFor(seconds(1))) {
-    condition.healthy = engine->Healthy();
-    if (condition.healthy) continue;
-    condition.ready = false;
-    server->StopServing();
-    spdlog::critical("the device's executor is stuck or the device is lost; ending, so that a supervisor can start again");
-    obs::ShutDownLogging();
-    std::_Exit(1);  // what is stuck cannot be waited for
+    const Watchdog::State state = watchdog.Look(engine->Healthy());
+    if (state == Watchdog::State::kEnd) {
+      spdlog::critical("the device's executor is still stuck; ending the process, so that a supervisor can start it again");
+      obs::ShutDownLogging();
+      std::abort();  // what is stuck cannot be waited for, and a core dump says where it is
+    }
+    const bool healthy = state == Watchdog::State::kFine;
+    if (healthy == condition.healthy) continue;
+    condition.healthy = condition.ready = healthy;
+    metrics.SetExecutorStuck(!healthy);
+    if (healthy) {
+      spdlog::warn("the device's executor goes on");
+      server->Serve(*engine);
+    } else {
+      spdlog::critical(
+          "the device's executor is stuck, or the device is lost: one step has taken more than {} s; ending in {} s unless it goes on",
+          config.stuck_seconds, config.end_stuck_seconds);
+      server->StopServing();
+    }
   }
 
   condition.ready = false;

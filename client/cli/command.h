@@ -15,6 +15,7 @@ struct Global {
   std::string target = "localhost:7070";
   double timeout_s = 60;
   bool json = false;
+  bool batch = false;
 };
 
 // What to do once everything is parsed.

@@ -56,6 +56,7 @@ int Main(int argc, char** argv) {
   app.add_option("--timeout", global.timeout_s, "How long one call may take (60); 0: no limit")
       ->check(CLI::Range(0.0, 1e6).description(""))
       ->option_text("SECONDS");
+  app.add_flag("--batch", global.batch, "Let other callers' interactive calls go first");
   app.add_flag("--json", global.json, "One JSON document instead of a table");
   AddModels(app, global, &action);
   AddHooks(app, global, &action);
@@ -74,6 +75,7 @@ int Main(int argc, char** argv) {
   }
   client::Options options;
   options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(global.timeout_s * 1000));
+  options.batch = global.batch;
   auto client = client::Client::Connect(global.target, options);
   absl::Status status = client.ok() ? action(*client) : client.status();
   // A full disk or a reader that went away shows only now.

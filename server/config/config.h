@@ -21,6 +21,9 @@ struct Limits {
   uint32_t max_prompts = 1024;
   uint32_t max_tokens = 262144;
   uint32_t sink_buffer_mib = 64;
+  uint32_t max_in_flight_per_principal = 256;
+  uint32_t max_running_per_principal = 64;
+  uint64_t bytes_per_principal = 0;  // 0: the whole budget
 };
 
 struct ServerConfig {
@@ -34,6 +37,8 @@ struct ServerConfig {
   uint32_t drain_seconds = 10;
   std::string log_level = "info";
   uint32_t self_check_seconds = 60;
+  uint32_t stuck_seconds = 60;
+  uint32_t end_stuck_seconds = 30;
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.

@@ -35,15 +35,25 @@ namespace {
 // full.
 size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t>(64, config.limits.max_queue); }
 
+sched::Executor::Options OptionsOf(const config::ServerConfig& config) {
+  return {.max_waiting = config.limits.max_queue,
+          .budget_bytes = config.memory_bytes,
+          .stuck_after = std::chrono::seconds(config.stuck_seconds),
+          .max_in_flight_per_principal = config.limits.max_in_flight_per_principal,
+          .max_running_per_principal = config.limits.max_running_per_principal,
+          .bytes_per_principal = config.limits.bytes_per_principal};
+}
+
+// The server's own work.
+sched::WorkInfo OwnWork(const char* name, uint64_t peak_bytes) {
+  return {.principal = name, .peak_bytes = peak_bytes, .cancel = {}, .is_servers = true};
+}
+
 // The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
-      : config_(config),
-        metrics_(metrics),
-        executor_({.max_waiting = config.limits.max_queue, .budget_bytes = config.memory_bytes, .stuck_after = std::chrono::seconds(60)},
-                  metrics),
-        prepare_(PrepareQueue(config)) {}
+      : config_(config), metrics_(metrics), executor_(OptionsOf(config), metrics), prepare_(PrepareQueue(config)) {}
 
   ~EngineImpl() override {
     timer_.request_stop();
@@ -176,8 +186,7 @@ class EngineImpl final : public Engine {
   absl::Status OnExecutor(std::function<absl::Status()> call) {
     auto work = std::make_shared<OneCall>(std::move(call));
     std::future<absl::Status> result = work->result();
-    executor_.Submit(std::move(work),
-                     {.principal = "start", .peak_bytes = 0, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+    executor_.Submit(std::move(work), OwnWork("start", 0));
     return result.get();
   }
 
@@ -238,14 +247,16 @@ class EngineImpl final : public Engine {
 
   // Queues a run that is planned.
   template <typename Run, typename Sink>
-  void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, const api::CallContext& call, const std::shared_ptr<Sink>& sink) {
+  void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, double flops, const api::CallContext& call,
+              const std::shared_ptr<Sink>& sink) {
     sink->OnDrain([this, work = std::weak_ptr<Run>(run)] {
       const auto alive = work.lock();
       if (alive == nullptr) return;
       if constexpr (requires { alive->OnDrained(); }) alive->OnDrained();
       executor_.Resume(alive.get());
     });
-    executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel});
+    const auto priority = call.priority == api::Priority::kBatch ? sched::Priority::kBatch : sched::Priority::kInteractive;
+    executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel, priority, flops});
   }
 
   absl::Status SubmitRead(const api::ReadWeightsRequest& request, const api::CallContext& call,
@@ -256,7 +267,7 @@ class EngineImpl final : public Engine {
     header.provenance = ProvenanceOf(*model);
     header.provenance.plan_sha256 = slice.hash;
     const uint64_t peak_bytes = slice.peak_bytes;
-    Submit(ReadSlice(std::move(slice), model->model, std::move(header), sink), peak_bytes, call, sink);
+    Submit(ReadSlice(std::move(slice), model->model, std::move(header), sink), peak_bytes, /*flops=*/0, call, sink);
     return absl::OkStatus();
   }
 
@@ -271,7 +282,7 @@ class EngineImpl final : public Engine {
     header.provenance.plan_sha256 = built.hash;
     header.provenance.isolated = request.isolated;
     Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, model->batching),
-           built.cost.peak_bytes, call, sink);
+           built.cost.peak_bytes, built.cost.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -284,7 +295,7 @@ class EngineImpl final : public Engine {
     built.header.provenance.plan_sha256 = built.hash;
     Submit(
         std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived),
-        built.cost.peak_bytes, call, sink);
+        built.cost.peak_bytes, built.cost.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -301,7 +312,7 @@ class EngineImpl final : public Engine {
                           std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
     FS_ASSIGN_OR_RETURN(GridWork grid, WorkOf(*model, request, config_, metrics_, {sink, arrived}));
-    Submit(std::move(grid.work), grid.peak_bytes, call, sink);
+    Submit(std::move(grid.work), grid.peak_bytes, grid.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -315,9 +326,7 @@ class EngineImpl final : public Engine {
                           finished(errors.status());
                         }));
     const uint64_t bytes = check->peak_bytes();
-    executor_.Submit(
-        std::move(check),
-        {.principal = "self-check", .peak_bytes = bytes, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+    executor_.Submit(std::move(check), OwnWork("self-check", bytes));
     return absl::OkStatus();
   }
 

@@ -27,9 +27,10 @@ GridWork Finished(Built& built, First first, const LoadedModel& model, const con
                   GridReply reply) {
   Complete(built.header, built.hash, model, config);
   const uint64_t peak_bytes = built.header.cost.peak_bytes;
+  const double flops = built.header.cost.flops;
   return {std::make_shared<Run>(std::move(first), std::move(built.header), std::move(built.warnings), std::move(reply.sink), metrics,
                                 reply.arrived),
-          peak_bytes};
+          peak_bytes, flops};
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace fluoroscope::engine {
 struct GridWork {
   std::shared_ptr<sched::Work> work;
   uint64_t peak_bytes = 0;  // for admission
+  double flops = 0;
 };
 
 // Where a grid's cells go.

@@ -36,7 +36,7 @@ const Histogram::BucketBoundaries kSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
 const Histogram::BucketBoundaries kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 const Histogram::BucketBoundaries kTokens = {1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144};
 
-constexpr std::array<std::pair<Rejection, const char*>, 7> kReasons = {{
+constexpr std::array<std::pair<Rejection, const char*>, 8> kReasons = {{
     {Rejection::kQueueFull, "queue_full"},
     {Rejection::kOverBudget, "over_budget"},
     {Rejection::kDraining, "draining"},
@@ -44,6 +44,7 @@ constexpr std::array<std::pair<Rejection, const char*>, 7> kReasons = {{
     {Rejection::kDeadline, "deadline"},
     {Rejection::kCancelled, "cancelled"},
     {Rejection::kOutOfMemory, "out_of_memory"},
+    {Rejection::kPrincipalLimit, "principal_limit"},
 }};
 
 }  // namespace
@@ -66,6 +67,8 @@ struct Metrics::Families {
       HistogramFamily(registry, "fluoroscope_queue_wait_seconds", "Time from submission to admission on the device.").Add({}, kSeconds);
   Counter& executor_busy =
       CounterFamily(registry, "fluoroscope_executor_busy_seconds_total", "Time the device's executor spent in steps of runs.").Add({});
+  Gauge& executor_stuck =
+      GaugeFamily(registry, "fluoroscope_executor_stuck", "1 while a single step of the device's executor takes far too long.").Add({});
   Gauge& admitted_bytes =
       GaugeFamily(registry, "fluoroscope_admitted_bytes", "Peak bytes declared by the runs that are admitted at present.").Add({});
   Gauge& budget_bytes = GaugeFamily(registry, "fluoroscope_budget_bytes", "Most bytes that may be admitted at once.").Add({});
@@ -123,6 +126,7 @@ void Metrics::RpcFinished(std::string_view method, std::string_view code, double
 void Metrics::SetQueueDepth(size_t waiting) { families_->queue_depth.Set(static_cast<double>(waiting)); }
 void Metrics::ObserveQueueWait(double seconds) { families_->queue_wait.Observe(seconds); }
 void Metrics::AddExecutorBusy(double seconds) { families_->executor_busy.Increment(seconds); }
+void Metrics::SetExecutorStuck(bool stuck) { families_->executor_stuck.Set(stuck ? 1 : 0); }
 void Metrics::SetAdmittedBytes(uint64_t bytes) { families_->admitted_bytes.Set(static_cast<double>(bytes)); }
 void Metrics::SetBudgetBytes(uint64_t bytes) { families_->budget_bytes.Set(static_cast<double>(bytes)); }
 

@@ -10,7 +10,7 @@
 namespace fluoroscope::obs {
 
 // Why a call was turned away; label `reason` of fluoroscope_rejections_total.
-enum class Rejection { kQueueFull, kOverBudget, kDraining, kInvalid, kDeadline, kCancelled, kOutOfMemory };
+enum class Rejection { kQueueFull, kOverBudget, kDraining, kInvalid, kDeadline, kCancelled, kOutOfMemory, kPrincipalLimit };
 
 // Owns the registry. Created by main, outlives everything that reports to it.
 class Metrics {
@@ -31,6 +31,7 @@ class Metrics {
   void SetQueueDepth(size_t waiting);
   void ObserveQueueWait(double seconds);
   void AddExecutorBusy(double seconds);
+  void SetExecutorStuck(bool stuck);
   void SetAdmittedBytes(uint64_t bytes);
   void SetBudgetBytes(uint64_t bytes);
   void CountRejection(Rejection reason);

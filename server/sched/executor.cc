@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "obs/metrics.h"
+#include "sched/ledger.h"
 #include "sched/refusals.h"
 #include "sched/running_set.h"
 #include "sched/work_queue.h"
@@ -22,6 +23,15 @@ namespace fluoroscope::sched {
 namespace {
 
 constexpr uint64_t kTurnsPerBudget = 16;  // a work that needs the whole budget costs its principal this many turns
+constexpr double kFlopsPerTurn = 5e10;    // of a device of two cores this is some 0.2 s
+
+Ledger::Limits LimitsOf(const Executor::Options& options) {
+  return {.in_flight = options.max_in_flight_per_principal,
+          .running = options.max_running_per_principal,
+          .bytes = options.bytes_per_principal,
+          .batch_running = std::max<size_t>(options.max_running / 4, 1),
+          .batch_bytes = options.budget_bytes / 2};
+}
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -58,7 +68,8 @@ class CallClock {
 
 class Executor::Impl {
  public:
-  Impl(Options options, obs::Metrics& metrics) : options_(options), metrics_(metrics), waiting_(options.budget_bytes / kTurnsPerBudget) {
+  Impl(Options options, obs::Metrics& metrics)
+      : options_(options), metrics_(metrics), waiting_(options.budget_bytes / kTurnsPerBudget, kFlopsPerTurn), ledger_(LimitsOf(options)) {
     metrics_.SetBudgetBytes(options_.budget_bytes);
     metrics_.SetAdmittedBytes(0);
     metrics_.SetQueueDepth(0);
@@ -138,6 +149,8 @@ class Executor::Impl {
     if (waiting_.size() >= options_.max_waiting) {
       return Refusal{obs::Rejection::kQueueFull, QueueFull(waiting_.size(), options_.max_waiting)};
     }
+    if (absl::Status limit = ledger_.MayEnter(info); !limit.ok()) return Refusal{obs::Rejection::kPrincipalLimit, std::move(limit)};
+    ledger_.Enter(info);
     waiting_.Push({std::move(work), std::move(info), now});
     metrics_.SetQueueDepth(waiting_.size());  // under the lock, so that the gauge cannot end on an old value
     Wake();
@@ -197,6 +210,7 @@ class Executor::Impl {
     running_.Release(charged_bytes);
     metrics_.SetAdmittedBytes(running_.charged_bytes());
     const std::lock_guard lock(mutex_);
+    ledger_.Leave(work);
     --held_;
     if (waiting_.size() + held_ == 0) idle_.notify_all();
   }
@@ -207,8 +221,11 @@ class Executor::Impl {
       std::optional<QueuedWork> next;
       {
         const std::lock_guard lock(mutex_);
-        next = waiting_.PopNext(options_.budget_bytes - charged, charged - running_.parked_bytes());
+        next = waiting_.PopNext(options_.budget_bytes - charged, charged - running_.parked_bytes(),
+                                [this](const WorkInfo& info) { return ledger_.MayRun(info); });
         if (!next) return;
+        next->admitted = true;
+        ledger_.Run(next->info);
         ++held_;
         metrics_.SetQueueDepth(waiting_.size());
       }
@@ -276,6 +293,7 @@ class Executor::Impl {
   std::condition_variable wake_;  // for the executor's thread: news_
   std::condition_variable idle_;  // for Drain: nothing waits and nothing is held
   WorkQueue waiting_;
+  Ledger ledger_;
   std::unordered_set<const Work*> resumed_;  // not yet heard
   bool news_ = false;
   bool draining_ = false;

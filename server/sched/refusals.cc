@@ -21,6 +21,17 @@ absl::Status OverBudget(uint64_t needed_bytes, uint64_t budget_bytes) {
                                                    " (", budget_bytes, " bytes); ask for fewer prompts, positions or captures at a time"));
 }
 
+absl::Status TooManyInFlight(size_t in_flight, size_t most) {
+  return absl::ResourceExhaustedError(absl::StrCat("this caller has ", in_flight, " requests waiting or running and may have at most ",
+                                                   most, " (limits.max_in_flight_per_principal); wait for some of them"));
+}
+
+absl::Status OverQuota(uint64_t needed_bytes, uint64_t quota_bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat("this request needs ", FormatBytes(needed_bytes), " (", needed_bytes,
+                                                   " bytes) of memory at its peak and each caller may use ", FormatBytes(quota_bytes), " (",
+                                                   quota_bytes, " bytes; limits.memory_mib_per_principal)"));
+}
+
 absl::Status Draining() { return absl::UnavailableError("the server is shutting down; try again later or elsewhere"); }
 
 absl::Status StepThrew(std::string_view what) { return absl::InternalError(absl::StrCat("the run failed unexpectedly: ", View(what))); }

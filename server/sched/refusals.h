@@ -12,6 +12,8 @@ namespace fluoroscope::sched {
 
 absl::Status QueueFull(size_t waiting, size_t max_waiting);             // RESOURCE_EXHAUSTED
 absl::Status OverBudget(uint64_t needed_bytes, uint64_t budget_bytes);  // RESOURCE_EXHAUSTED
+absl::Status TooManyInFlight(size_t in_flight, size_t most);            // RESOURCE_EXHAUSTED: of one principal
+absl::Status OverQuota(uint64_t needed_bytes, uint64_t quota_bytes);    // RESOURCE_EXHAUSTED: a principal's
 absl::Status Draining();                                                // UNAVAILABLE
 absl::Status StepThrew(std::string_view what);                          // INTERNAL
 

@@ -33,12 +33,19 @@ class Work {
   virtual void Abort(absl::Status why) = 0;
 };
 
+// Interactive: somebody waits for it. Batch: it may take its time, and lets the others go first (work_queue.h and running_set.h say how
+// far).
+enum class Priority { kInteractive, kBatch };
+
 // What the scheduler knows about a piece of work.
 struct WorkInfo {
   std::string principal;    // who pays
   uint64_t peak_bytes = 0;  // charged against the budget from admission to the end
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   CancelToken cancel;
+  Priority priority = Priority::kInteractive;
+  double flops = 0;         // what it will take of the device's time
+  bool is_servers = false;  // the server's own work: no principal's limits
 };
 
 }  // namespace fluoroscope::sched

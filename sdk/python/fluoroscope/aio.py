@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from fluoroscope.client import Client, connect
+from fluoroscope.client import Client, Priority, connect
 from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.hooks import HookTable
 from fluoroscope.model import Model
@@ -85,12 +85,12 @@ class AsyncClient:
         return f"Async{self._client!r}"
 
 
-async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None) -> AsyncClient:
+async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None, priority: Priority = "interactive") -> AsyncClient:
     """Connects to a running server; arguments and errors as in fs.connect."""
     underway, context = Underway(), contextvars.copy_context()
     context.run(UNDERWAY.set, underway)
     try:
-        return AsyncClient(await asyncio.to_thread(context.run, connect, target, timeout=timeout))
+        return AsyncClient(await asyncio.to_thread(context.run, connect, target, timeout=timeout, priority=priority))
     except asyncio.CancelledError:
         underway.cancel()
         raise

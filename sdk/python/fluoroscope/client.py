@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import grpc
 
@@ -25,6 +25,7 @@ class _Message(Protocol):
 
 
 R = TypeVar("R")
+Priority = Literal["interactive", "batch"]
 
 
 class Client:
@@ -35,13 +36,13 @@ class Client:
       server: the local server process that belongs to this client (see fs.serve), else None.
     """
 
-    def __init__(self, target: str, *, timeout: float | None = None, server: LocalServer | None = None) -> None:
+    def __init__(self, target: str, *, timeout: float | None = None, server: LocalServer | None = None, priority: Priority = "interactive") -> None:
         """Opens the connection lazily; `fs.connect` also checks that a server answers."""
         self.target = target
         self.server = server
         self._timeout = timeout
         # Whose work this is: the server shares itself out fairly between principals.
-        self._metadata = (("x-fluoroscope-principal", secrets.token_hex(16)),)
+        self._metadata: tuple[tuple[str, str], ...] = (("x-fluoroscope-principal", secrets.token_hex(16)), ("x-fluoroscope-priority", priority))
         # Request messages may be large (token ids, directions); replies come in chunks far below gRPC's default limit.
         keep_freed_buffers()
         self._channel = grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)])
@@ -107,17 +108,18 @@ class Client:
         return f"Client({self.target!r}{', with its own server' if self.server is not None else ''})"
 
 
-def connect(target: str = "localhost:7070", *, timeout: float | None = None) -> Client:
+def connect(target: str = "localhost:7070", *, timeout: float | None = None, priority: Priority = "interactive") -> Client:
     """Connects to a running server.
 
     Args:
       target: its gRPC address, "host:port".
       timeout: seconds after which any call of this client fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the server too.
+      priority: "batch" lets other callers' interactive calls go first, in the queue and on the device: for long jobs that nobody waits for.
 
     Raises:
       UnavailableError: no server answers there.
     """
-    client = Client(target, timeout=timeout)
+    client = Client(target, timeout=timeout, priority=priority)
     try:
         client.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout=timeout or 10)
     except BaseException:

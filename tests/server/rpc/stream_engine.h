@@ -74,6 +74,7 @@ class StreamEngine final : public engine::Engine {
   std::atomic<int64_t> live_bytes{0};  // of tensors that somebody still holds
   std::atomic<int64_t> peak_bytes{0};
   std::string last_principal();
+  api::Priority last_priority();
 
  private:
   void Stream(int count, size_t bytes, bool repeat, api::CallContext call, std::shared_ptr<api::ForwardSink> sink);
@@ -83,6 +84,7 @@ class StreamEngine final : public engine::Engine {
   std::mutex mutex_;
   std::vector<std::thread> threads_;
   std::string last_principal_;
+  api::Priority last_priority_ = api::Priority::kInteractive;
 };
 
 // The byte at `offset` of every tensor that StreamEngine sends.

@@ -169,5 +169,26 @@ TEST_F(UnaryTest, ThePrincipalIsTheMetadataOrThePeer) {
   }
 }
 
+TEST_F(UnaryTest, ThePriorityIsTheMetadatasOrInteractive) {
+  grpc::ClientContext plain;
+  ASSERT_TRUE(Tokenize(plain, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kInteractive);
+  grpc::ClientContext batch;
+  batch.AddMetadata("x-fluoroscope-priority", "batch");
+  ASSERT_TRUE(Tokenize(batch, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kBatch);
+  grpc::ClientContext interactive;
+  interactive.AddMetadata("x-fluoroscope-priority", "interactive");
+  ASSERT_TRUE(Tokenize(interactive, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kInteractive);
+  for (const std::string bad : {"BATCH", "", "urgent"}) {
+    grpc::ClientContext context;
+    context.AddMetadata("x-fluoroscope-priority", bad);
+    const grpc::Status status = Tokenize(context, "m");
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << bad;
+    EXPECT_THAT(status.error_message(), HasSubstr("x-fluoroscope-priority must be interactive or batch"));
+  }
+}
+
 }  // namespace
 }  // namespace fluoroscope::rpc
