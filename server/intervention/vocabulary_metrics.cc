@@ -108,8 +108,9 @@ void Compare(ToReference::Measure measure, const at::Tensor& own, const Readings
   for (size_t i = 0; i < readings.size(); ++i) *readings[i]->value = numbers[i];
 }
 
-// So many readings at a time get copies of their lines (five, for JS), which then stay within kVocabularyBytes for each of 128 lines.
+// So many readings at a time get copies of their lines (five, for JS).
 constexpr size_t kReadingsAtOnce = 32;
+constexpr int64_t kCopies = 5;
 
 template <typename Read>
 void InGroups(const Readings& readings, const Read& read) {
@@ -150,6 +151,12 @@ void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, st
   Keep(logits, references, /*log_probabilities=*/true);
   compare(ToReference::Measure::kKl);
   compare(ToReference::Measure::kJs);
+}
+
+int64_t VocabularyBytes(int64_t lines, bool compares) {
+  // Either the exponentials that are summed up, or the copies. A line may be read many times.
+  const int64_t copies = compares ? kCopies * static_cast<int64_t>(kReadingsAtOnce) : 0;
+  return (lines + std::max(lines, copies)) * static_cast<int64_t>(sizeof(float));
 }
 
 bool NeedsVocabulary(const Metric& metric) {

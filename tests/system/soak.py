@@ -84,7 +84,7 @@ BAD = [
     (FORWARD, {"model": "nobody", "prompts": [{"tokens": {"ids": [1]}}]}, grpc.StatusCode.NOT_FOUND),
     (FORWARD, {"model": "tiny"}, grpc.StatusCode.INVALID_ARGUMENT),
     (FORWARD, {"model": "tiny", "prompts": [{"tokens": {"ids": [4000]}}], "logits": {}}, grpc.StatusCode.INVALID_ARGUMENT),
-    (FORWARD, {"model": "tiny", "prompts": [{"tokens": {"ids": [1]}}], "captures": [{"select": {"sites": ["blocks.9.hook_z"]}}]}, grpc.StatusCode.INVALID_ARGUMENT),
+    (FORWARD, {"model": "tiny", "prompts": [{"tokens": {"ids": [1]}}], "captures": [{"select": {"sites": ["blocks.9.hook_z"]}}]}, grpc.StatusCode.NOT_FOUND),
     (SWEEP, {"model": "tiny"}, grpc.StatusCode.INVALID_ARGUMENT),
     (GENERATE, {"model": "tiny", "prompts": [{"tokens": {"ids": [1]}}]}, grpc.StatusCode.INVALID_ARGUMENT),
 ]
@@ -134,7 +134,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
     resident: list[tuple[float, float]] = field(default_factory=list)  # seconds, MiB
     left: dict[str, float] = field(default_factory=dict)  # what should be 0 at the end
-    merged: float = 0  # requests in a batch, on average
+    merged: float = 0  # batches with rows of several requests
 
     def slope(self) -> float:
         """MiB a minute by which the resident memory grows in the second half."""
@@ -144,7 +144,7 @@ class Report:
     def text(self) -> str:
         lines = [f"{count:8d}  {what}" for what, count in sorted(self.calls.items())]
         first, last = self.resident[0][1], self.resident[-1][1]
-        lines += [f"{self.merged:.2f} requests in a batch, on average", f"resident {first:.0f} MiB at the start, {last:.0f} at the end, {self.slope():+.1f} a minute in the second half"]
+        lines += [f"{self.merged:.0f} batches had rows of several requests", f"resident {first:.0f} MiB at the start, {last:.0f} at the end, {self.slope():+.1f} a minute in the second half"]
         lines += [f"left at the end: {name} {value:g}" for name, value in self.left.items()]
         return "\n".join(lines + [f"WRONG: {text}" for text in self.wrong[:20]])
 
@@ -172,8 +172,8 @@ class Soak:
         idle = lambda: not any(self._left().values())  # noqa: E731
         eventually(idle, 30)
         self.report.left = self._left()
-        batches = self.server.metric('fluoroscope_batch_requests_count{model="tiny"}')
-        self.report.merged = self.server.metric('fluoroscope_batch_requests_sum{model="tiny"}') / max(1.0, batches)
+        batches, single = (self.server.metric(f'fluoroscope_batch_requests_{of}}}') for of in ('count{model="tiny"', 'bucket{model="tiny",le="1"'))
+        self.report.merged = batches - single
         return self.report
 
     def _left(self) -> dict[str, float]:
