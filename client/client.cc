@@ -52,6 +52,7 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, Options options)
       models_(v1::Models::NewStub(channel_)),
       inference_(v1::Inference::NewStub(channel_)),
       patching_(v1::Patching::NewStub(channel_)),
+      server_(v1::Server::NewStub(channel_)),
       options_(std::move(options)) {
   if (options_.principal.empty()) options_.principal = RandomName();
 }
@@ -83,6 +84,13 @@ absl::StatusOr<std::vector<v1::ModelInfo>> Client::ListModels() const {
   const grpc::Status status = models_->ListModels(NewContext().get(), v1::ListModelsRequest(), &reply);
   if (!status.ok()) return ToAbsl(status);
   return std::vector<v1::ModelInfo>(reply.models().begin(), reply.models().end());
+}
+
+absl::StatusOr<v1::ServerStatus> Client::GetStatus() const {
+  v1::ServerStatus reply;
+  const grpc::Status status = server_->GetStatus(NewContext().get(), v1::GetStatusRequest(), &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
 }
 
 absl::StatusOr<v1::GetModelReply> Client::GetModel(const std::string& model) const {

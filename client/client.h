@@ -27,6 +27,7 @@
 #include "fluoroscope/v1/inference.grpc.pb.h"
 #include "fluoroscope/v1/models.grpc.pb.h"
 #include "fluoroscope/v1/patching.grpc.pb.h"
+#include "fluoroscope/v1/server.grpc.pb.h"
 
 namespace fluoroscope::client {
 
@@ -68,6 +69,9 @@ class Client {
   absl::StatusOr<SweepResult> Sweep(const v1::SweepRequest& request, const SweepProgress& progress = {}) const;
   absl::StatusOr<v1::SweepEstimate> EstimateSweep(const v1::SweepRequest& request) const;
 
+  // What the server is doing.
+  absl::StatusOr<v1::ServerStatus> GetStatus() const;
+
  private:
   Client(std::shared_ptr<grpc::Channel> channel, Options options);
 
@@ -77,6 +81,7 @@ class Client {
   std::shared_ptr<v1::Models::Stub> models_;
   std::shared_ptr<v1::Inference::Stub> inference_;
   std::shared_ptr<v1::Patching::Stub> patching_;
+  std::shared_ptr<v1::Server::Stub> server_;
   Options options_;
 };
 

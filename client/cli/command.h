@@ -27,5 +27,6 @@ void AddHooks(CLI::App& app, const Global& global, Action* action);
 void AddRun(CLI::App& app, const Global& global, Action* action);
 void AddGenerate(CLI::App& app, const Global& global, Action* action);
 void AddSweep(CLI::App& app, const Global& global, Action* action);
+void AddTop(CLI::App& app, const Global& global, Action* action);
 
 }  // namespace fluoroscope::cli

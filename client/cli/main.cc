@@ -63,6 +63,7 @@ int Main(int argc, char** argv) {
   AddRun(app, global, &action);
   AddGenerate(app, global, &action);
   AddSweep(app, global, &action);
+  AddTop(app, global, &action);
   app.footer(kFooter);  // behind the commands, which would copy it
   try {
     app.parse(argc, argv);

@@ -13,6 +13,7 @@
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
+#include "api/status.h"
 #include "api/sweep.h"
 #include "api/weights.h"
 
@@ -67,6 +68,9 @@ class Engine {
 
   // A call's cancel token was set: look at the tokens now, not after the next step. Quick; from any thread.
   virtual void Poke() {}
+
+  // What is waiting and running at this moment.
+  virtual api::ServerStatus Status() const = 0;
 
   // Liveness: false when the executor has not taken a step for a long while although it has work, or the device is lost.
   virtual bool Healthy() const = 0;

@@ -17,8 +17,10 @@
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
+#include "engine/status.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
+#include "engine/work_info.h"
 #include "generate/generate_run.h"
 #include "obs/metrics.h"
 #include "run/forward_run.h"
@@ -35,25 +37,11 @@ namespace {
 // full.
 size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t>(64, config.limits.max_queue); }
 
-sched::Executor::Options OptionsOf(const config::ServerConfig& config) {
-  return {.max_waiting = config.limits.max_queue,
-          .budget_bytes = config.memory_bytes,
-          .stuck_after = std::chrono::seconds(config.stuck_seconds),
-          .max_in_flight_per_principal = config.limits.max_in_flight_per_principal,
-          .max_running_per_principal = config.limits.max_running_per_principal,
-          .bytes_per_principal = config.limits.bytes_per_principal};
-}
-
-// The server's own work.
-sched::WorkInfo OwnWork(const char* name, uint64_t peak_bytes) {
-  return {.principal = name, .peak_bytes = peak_bytes, .cancel = {}, .is_servers = true};
-}
-
 // The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
-      : config_(config), metrics_(metrics), executor_(OptionsOf(config), metrics), prepare_(PrepareQueue(config)) {}
+      : config_(config), metrics_(metrics), executor_(ExecutorOptionsOf(config), metrics), prepare_(PrepareQueue(config)) {}
 
   ~EngineImpl() override {
     timer_.request_stop();
@@ -173,6 +161,8 @@ class EngineImpl final : public Engine {
 
   void Poke() override { executor_.Poke(); }
 
+  api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes); }
+
   bool Healthy() const override { return executor_.Healthy(); }
 
   void Drain(std::chrono::milliseconds grace) override {
@@ -255,8 +245,7 @@ class EngineImpl final : public Engine {
       if constexpr (requires { alive->OnDrained(); }) alive->OnDrained();
       executor_.Resume(alive.get());
     });
-    const auto priority = call.priority == api::Priority::kBatch ? sched::Priority::kBatch : sched::Priority::kInteractive;
-    executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel, priority, flops});
+    executor_.Submit(std::move(run), WorkInfoOf(call, peak_bytes, flops));
   }
 
   absl::Status SubmitRead(const api::ReadWeightsRequest& request, const api::CallContext& call,

@@ -107,6 +107,16 @@ class Executor::Impl {
     idle_.wait(lock, [this] { return waiting_.size() + held_ == 0; });
   }
 
+  Status GetStatus() const {
+    Status status;
+    status.uptime = Clock::now() - started_;
+    status.busy = Clock::duration(busy_.load(std::memory_order_relaxed));
+    const std::lock_guard lock(mutex_);
+    status.finished = roster_.finished();
+    status.works = roster_.works();
+    return status;
+  }
+
   bool Healthy() const { return call_clock_.Running() <= options_.stuck_after; }
 
   void Stop() {
@@ -151,7 +161,9 @@ class Executor::Impl {
     }
     if (absl::Status limit = ledger_.MayEnter(info); !limit.ok()) return Refusal{obs::Rejection::kPrincipalLimit, std::move(limit)};
     ledger_.Enter(info);
-    waiting_.Push({std::move(work), std::move(info), now});
+    QueuedWork queued{std::move(work), std::move(info), now};
+    roster_.Enter(queued);
+    waiting_.Push(std::move(queued));
     metrics_.SetQueueDepth(waiting_.size());  // under the lock, so that the gauge cannot end on an old value
     Wake();
     return std::nullopt;
@@ -206,11 +218,13 @@ class Executor::Impl {
 
   // The end of a work: its memory first, then its charge, and only then may Drain return.
   void LetGo(QueuedWork work, uint64_t charged_bytes) {
+    const Work* const was = work.work.get();
     work.work.reset();
     running_.Release(charged_bytes);
     metrics_.SetAdmittedBytes(running_.charged_bytes());
     const std::lock_guard lock(mutex_);
     ledger_.Leave(work);
+    roster_.Leave(was);
     --held_;
     if (waiting_.size() + held_ == 0) idle_.notify_all();
   }
@@ -226,6 +240,7 @@ class Executor::Impl {
         if (!next) return;
         next->admitted = true;
         ledger_.Run(next->info);
+        roster_.Run(next->work.get());
         ++held_;
         metrics_.SetQueueDepth(waiting_.size());
       }
@@ -252,7 +267,9 @@ class Executor::Impl {
     }
     if (thrown) AbortQuietly(work, StepThrew(*thrown));  // and let go like one that is done
     call_clock_.End();
-    metrics_.AddExecutorBusy(Seconds(Clock::now() - began));
+    const Clock::duration took = Clock::now() - began;
+    busy_.fetch_add(took.count(), std::memory_order_relaxed);
+    metrics_.AddExecutorBusy(Seconds(took));
     switch (progress) {
       case Work::Progress::kMore:
         running_.EndTurn();
@@ -288,12 +305,15 @@ class Executor::Impl {
   const Options options_;
   obs::Metrics& metrics_;
   CallClock call_clock_;
+  const Clock::time_point started_ = Clock::now();
+  std::atomic<Clock::rep> busy_ = 0;
 
-  std::mutex mutex_;              // guards from here to held_
+  mutable std::mutex mutex_;      // guards from here to held_
   std::condition_variable wake_;  // for the executor's thread: news_
   std::condition_variable idle_;  // for Drain: nothing waits and nothing is held
   WorkQueue waiting_;
   Ledger ledger_;
+  Roster roster_;
   std::unordered_set<const Work*> resumed_;  // not yet heard
   bool news_ = false;
   bool draining_ = false;
@@ -314,6 +334,7 @@ void Executor::Submit(std::shared_ptr<Work> work, WorkInfo info) { impl_->Submit
 void Executor::Resume(const Work* work) { impl_->Resume(work); }
 void Executor::Poke() { impl_->Poke(); }
 void Executor::Drain(std::chrono::milliseconds grace) { impl_->Drain(grace); }
+Executor::Status Executor::GetStatus() const { return impl_->GetStatus(); }
 bool Executor::Healthy() const { return impl_->Healthy(); }
 
 }  // namespace fluoroscope::sched

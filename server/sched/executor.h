@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "sched/roster.h"
 #include "sched/work.h"
 
 namespace fluoroscope::obs {
@@ -52,6 +54,13 @@ class Executor {
   // Returns when all has ended, at most one step after `grace`. A second call can only shorten the time. From Step or Abort it does not
   // wait: it would wait for itself.
   void Drain(std::chrono::milliseconds grace);
+
+  struct Status {
+    std::chrono::steady_clock::duration uptime{}, busy{};  // since the start; of it in steps
+    uint64_t finished = 0;                                 // works that have left, however they ended
+    std::vector<WorkView> works;                           // as in Roster
+  };
+  Status GetStatus() const;
 
   // False while one step (or Abort) has been running for longer than `stuck_after`.
   bool Healthy() const;

@@ -64,6 +64,9 @@ class StreamEngine final : public engine::Engine {
     done(absl::UnimplementedError("no model here"));
   }
   void Poke() override { ++pokes; }
+  api::ServerStatus Status() const override {
+    return {.admitted_bytes = 5, .budget_bytes = 9, .works = {{"0123abcd", true, api::Priority::kBatch, 1.5, 5, 2e9}, {"4567ef01"}}};
+  }
   bool Healthy() const override { return true; }
   void Drain(std::chrono::milliseconds) override {}
 

@@ -10,6 +10,7 @@
 
 #include "fluoroscope/v1/inference.grpc.pb.h"
 #include "fluoroscope/v1/models.grpc.pb.h"
+#include "fluoroscope/v1/server.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "stream_engine.h"
@@ -167,6 +168,25 @@ TEST_F(UnaryTest, ThePrincipalIsTheMetadataOrThePeer) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << bad;
     EXPECT_THAT(status.error_message(), HasSubstr("x-fluoroscope-principal must be 1 to 128 characters"));
   }
+}
+
+TEST_F(UnaryTest, TheStatusSaysWhatRunsAndWaits) {
+  const auto channel = grpc::CreateChannel(loopback_.address(), grpc::InsecureChannelCredentials());
+  const auto stub = fluoroscope::v1::Server::NewStub(channel);
+  grpc::ClientContext context;
+  fluoroscope::v1::ServerStatus status;
+  ASSERT_TRUE(stub->GetStatus(&context, {}, &status).ok());
+  EXPECT_EQ(status.admitted_bytes(), 5u);
+  EXPECT_EQ(status.budget_bytes(), 9u);
+  ASSERT_EQ(status.works_size(), 2);
+  EXPECT_EQ(status.works(0).principal(), "0123abcd");
+  EXPECT_EQ(status.works(0).state(), fluoroscope::v1::WorkStatus::STATE_RUNNING);
+  EXPECT_EQ(status.works(0).priority(), fluoroscope::v1::WorkStatus::PRIORITY_BATCH);
+  EXPECT_EQ(status.works(0).age_seconds(), 1.5);
+  EXPECT_EQ(status.works(0).peak_bytes(), 5u);
+  EXPECT_EQ(status.works(0).flops(), 2e9);
+  EXPECT_EQ(status.works(1).state(), fluoroscope::v1::WorkStatus::STATE_WAITING);
+  EXPECT_EQ(status.works(1).priority(), fluoroscope::v1::WorkStatus::PRIORITY_INTERACTIVE);
 }
 
 TEST_F(UnaryTest, ThePriorityIsTheMetadatasOrInteractive) {
