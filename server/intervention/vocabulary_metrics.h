@@ -32,8 +32,8 @@ struct ReferenceLine {
 // Computes them all. `logits` is f32 [lines, vocabulary] and is used up: it may hold something else afterwards.
 void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, std::span<const ReferenceLine> references);
 
-// Bytes that Evaluate holds at once for each token of the vocabulary, `logits` of so many lines included. `compares`: some readings are ranks,
-// or compare with a reference.
+// Bytes that Evaluate holds at once for each token of the vocabulary, `logits` of so many lines included. `compares`: some readings are
+// ranks, or compare with a reference.
 int64_t VocabularyBytes(int64_t lines, bool compares);
 
 }  // namespace fluoroscope::intervention

@@ -249,7 +249,7 @@ void BatchRun::DropRowsBefore(Point next) {
 
 void BatchRun::KeepOnly(std::vector<model::RowSpan> staying) {
   model::PackedRows packed(std::move(staying));
-  if (stage_ == Stage::kEmbed) {  // nothing is computed yet
+  if (!x_.defined()) {  // nothing is computed yet
     live_ = std::move(packed);
     return;
   }

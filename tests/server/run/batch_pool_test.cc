@@ -8,7 +8,7 @@ namespace {
 
 class BatchPoolTest : public PoolFixture {
  protected:
-  // Six users who want different things, in one to three waves.
+  // Seven users who want different things, in one to three waves.
   std::vector<api::ForwardRequest> Users() const {
     std::vector<api::ForwardRequest> users;
     api::ForwardRequest& looks = users.emplace_back(Request({5, 9}));
@@ -39,6 +39,8 @@ class BatchPoolTest : public PoolFixture {
     best.interventions[0].select.positions = api::Positions{int64_t{1}};
     best.logits = api::LogitsRequest{{}, {}, 4, {}};
     best.metrics = {{"p", {}, std::nullopt, api::Probability{{int64_t{2}, int64_t{9}}, false}}};
+    api::ForwardRequest& ignores = users.emplace_back(Request({6, 4}));  // its first row, which leaves at once
+    ignores.captures = {engine::CaptureOf({"blocks.1.hook_resid_pre"}, {1})};
     return users;
   }
 
@@ -62,7 +64,7 @@ TEST_F(BatchPoolTest, ManyUsersGetWhatTheyGetAlone) {
     SCOPED_TRACE(i);
     ExpectSameAsAlone(runs[i], users[i], 1e-5);
   }
-  EXPECT_EQ(BatchesOf(8), 1) << "the first wave of all six";
+  EXPECT_EQ(BatchesOf(8), 1) << "the first wave of all seven";
   EXPECT_EQ(BatchesOf(2), 1) << "the second of those two that have one";
 }
 
@@ -74,7 +76,7 @@ TEST_F(BatchPoolTest, WhatOneUserEditsLeavesTheBitsOfOthersAlone) {
   users[5].interventions[0].kind = api::Noise{2, 1};
   std::vector<PooledRun> after = StartAll(users);
   FinishAll(after);
-  for (const size_t other : {0, 2, 3, 4}) ExpectSame(after[other].sink->got, before[other].sink->got, 0);
+  for (const size_t other : {0, 2, 3, 4, 6}) ExpectSame(after[other].sink->got, before[other].sink->got, 0);
   EXPECT_FALSE(at::equal(after[1].sink->got.Get("logits"), before[1].sink->got.Get("logits")));
 }
 
