@@ -90,6 +90,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   in_flight_ = 0;
   api::ForwardPart part;
   std::vector<api::NamedTensor> small;
+  std::optional<absl::Status> end;  // when this message is the last
   {
     const std::lock_guard lock(mutex_);
     const bool failed = end_ && !end_->ok();
@@ -105,6 +106,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
       if (small.empty()) {
         part = std::move(parts_.front());
         parts_.pop_front();
+        if (parts_.empty() && std::holds_alternative<api::ForwardSummary>(part)) end = end_;
       }
     }
   }
@@ -113,7 +115,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   if (auto* header = std::get_if<api::ForwardHeader>(&part)) return {.message = Encode(*header), .end = {}};
   if (auto* tensor = std::get_if<api::NamedTensor>(&part)) return {.message = StartTensor(std::move(*tensor)), .end = {}};
   if (auto* token = std::get_if<api::GeneratedToken>(&part)) return {.message = Encode(*token), .end = {}};
-  return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = {}};
+  return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = std::move(end)};
 }
 
 std::vector<api::NamedTensor> ForwardStream::TakeSmall() {
