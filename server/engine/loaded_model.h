@@ -19,6 +19,10 @@ namespace fluoroscope::generate {
 class DecodePool;
 }
 
+namespace fluoroscope::sweep {
+struct HalfModel;
+}
+
 namespace fluoroscope::engine {
 
 // Which sites may not be served because an identity that involves them failed: site -> why. Safe from any thread.
@@ -33,7 +37,7 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused` and `decoding`. Shared by the engine and the runs that use it.
+// Immutable but for `refused`, `decoding` and `half`. Shared by the engine and the runs that use it.
 struct LoadedModel {
   std::string name;
   std::shared_ptr<const model::Model> model;
@@ -41,6 +45,7 @@ struct LoadedModel {
   std::string device;
   RefusedSites refused;
   std::shared_ptr<generate::DecodePool> decoding;  // the executor's thread only
+  std::shared_ptr<sweep::HalfModel> half;          // the executor's thread only
   std::optional<api::ChatTemplate> chat_template;
   std::vector<int64_t> end_of_sequence;
 
