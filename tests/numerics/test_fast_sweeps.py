@@ -57,7 +57,7 @@ def slow(run, w: Weights, site: str, layers: int) -> np.ndarray:
     source = run(w, CLEAN)
     values = np.zeros((layers, len(CLEAN), 2))
     for layer in range(layers):
-        name = f"blocks.{layer}.hook_{site}"
+        name = f"blocks.{layer}.{site}"
         for p in range(len(CLEAN)):
 
             def put(at, value, name=name, p=p):
@@ -68,7 +68,7 @@ def slow(run, w: Weights, site: str, layers: int) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out"])
+@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_attn_out", "hook_mlp_out", "mlp.hook_pre", "mlp.hook_post"])
 @pytest.mark.parametrize("name", ["gqa-tied-sharded", "biases", "two", "two-inner-relu"])
 def test_against_rounded_products(client, exact, name, site):
     w = exact(name)
@@ -114,17 +114,14 @@ def test_pairs_and_a_whole_recheck(client):
     np.testing.assert_array_equal(again.values, fast.values)
 
 
-@pytest.mark.parametrize("site", ["mlp_pre", "mlp_post", "attn.hook_result"])
+@pytest.mark.parametrize("site", ["mlp.hook_pre", "mlp.hook_post", "attn.hook_result"])
 def test_looking_inside_changes_nothing(client, site):
-    """Cells at sites for which the fused products are not used: patching a value with itself is the base run to the last bit but one."""
+    """At sites for which the fused products are not used."""
     model = client.model("gqa-tied-sharded")
-    site = {"mlp_pre": "mlp.hook_pre", "mlp_post": "mlp.hook_post"}.get(site, site)
     kind = {"over": ("layer", "head")} if site == "attn.hook_result" else {"over": ("layer", "position")}
     with pytest.warns(fs.FluoroscopeWarning, match="same tokens"):
         same = model.sweep(CLEAN, CLEAN, site, metric=DIFF, precision="fast", **kind)
     assert np.abs(same.values - same.base[0]).max() == 0
-    got = model.sweep(CLEAN, CORRUPT, site, metric=DIFF, precision="fast", **kind)
-    assert np.abs(got.values - model.sweep(CLEAN, CORRUPT, site, metric=DIFF, **kind).values).max() < 0.05
 
 
 def test_bad_requests(client):
