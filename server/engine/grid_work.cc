@@ -1,5 +1,6 @@
 #include "engine/grid_work.h"
 
+#include <type_traits>
 #include <utility>
 
 #include "attribution/attribution_run.h"
@@ -8,6 +9,7 @@
 #include "engine/load_model.h"
 #include "engine/path_builder.h"
 #include "engine/sweep_builder.h"
+#include "sweep/fast_sweep_run.h"
 #include "sweep/sweep_run.h"
 
 namespace fluoroscope::engine {
@@ -26,6 +28,7 @@ template <typename Run, typename Built, typename First>
 GridWork Finished(Built& built, First first, const LoadedModel& model, const config::ServerConfig& config, obs::Metrics& metrics,
                   GridReply reply) {
   Complete(built.header, built.hash, model, config);
+  if (std::is_same_v<Run, sweep::FastSweepRun>) built.header.provenance.dtype += ", matrix products in bfloat16";
   const uint64_t peak_bytes = built.header.cost.peak_bytes;
   const double flops = built.header.cost.flops;
   return {std::make_shared<Run>(std::move(first), std::move(built.header), std::move(built.warnings), std::move(reply.sink), metrics,
@@ -38,6 +41,10 @@ GridWork Finished(Built& built, First first, const LoadedModel& model, const con
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply) {
   FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
+  if (request.fast) {
+    sweep::FastSweepRun::Plan plan{std::move(built.plan), *request.fast, model.half};
+    return Finished<sweep::FastSweepRun>(built, std::move(plan), model, config, metrics, std::move(reply));
+  }
   return Finished<sweep::SweepRun>(built, sweep::PiecesOf(std::move(built.plan)), model, config, metrics, std::move(reply));
 }
 

@@ -7,6 +7,7 @@
 #include "obs/metrics.h"
 #include "obs/version.h"
 #include "run/batch_pool.h"
+#include "sweep/fast_sweep_run.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/end_tokens.h"
 
@@ -25,6 +26,7 @@ absl::Status LoadInto(LoadedModel& model, const config::ModelConfig& config, at:
   FS_ASSIGN_OR_RETURN(model.end_of_sequence, tokenizer::FindEndTokens(config.path));
   // What no token of the model can be ends nothing.
   std::erase_if(model.end_of_sequence, [&](int64_t id) { return id >= model.model->arch.vocabulary; });
+  model.half = std::make_shared<sweep::HalfModel>();
   model.decoding = std::make_shared<generate::DecodePool>(model.model);
   return absl::OkStatus();
 }

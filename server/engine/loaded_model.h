@@ -22,6 +22,10 @@ namespace fluoroscope::run {
 class BatchPool;
 }
 
+namespace fluoroscope::sweep {
+struct HalfModel;
+}
+
 namespace fluoroscope::engine {
 
 // Which sites may not be served because an identity that involves them failed: site -> why. Safe from any thread.
@@ -36,7 +40,7 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused` and the two pools. Shared by the engine and the runs that use it.
+// Immutable but for `refused` and what the executor's thread owns. Shared by the engine and the runs that use it.
 struct LoadedModel {
   std::string name;
   std::shared_ptr<const model::Model> model;
@@ -45,6 +49,7 @@ struct LoadedModel {
   RefusedSites refused;
   std::shared_ptr<run::BatchPool> batching;        // of forward runs; the executor's thread only
   std::shared_ptr<generate::DecodePool> decoding;  // of continuations; the executor's thread only
+  std::shared_ptr<sweep::HalfModel> half;          // the executor's thread only
   std::optional<api::ChatTemplate> chat_template;
   std::vector<int64_t> end_of_sequence;
 

@@ -70,6 +70,8 @@ class Patching(ABC):
         seed: int = 0,
         window_before: int = 0,
         corrupt_with: Sequence[Intervention] = (),
+        precision: str = "model",
+        recheck: int | tuple[int, int] = 10,
         bos: Bos = None,
         parse_special_tokens: bool = False,
         progress: bool | None = None,
@@ -100,6 +102,9 @@ class Patching(ABC):
           window: patch so many adjacent layers together, from the cell's own on; `window_before` of them lie in front of it.
           corrupt_with: edits of the corrupt prompts' own runs at "hook_embed" or "hook_pos_embed", such as fs.noise(...); the corrupt prompt may then be the
             clean one.
+          precision: "model" (its own numbers), or "fast": matrix products in bfloat16, residual stream in float32. Then the `recheck` cells farthest from the
+            base run and as many others, drawn at random by `seed`, are run again in float32 (a pair gives both numbers), and the result's `precision`
+            says how far they were off.
           progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
 
         Raises:
@@ -113,7 +118,7 @@ class Patching(ABC):
         plan = sweeps.build(
             self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
             groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
-            window_before=window_before, corrupt_with=corrupt_with, bos=bos, parse_special_tokens=parse_special_tokens,
+            window_before=window_before, corrupt_with=corrupt_with, precision=precision, recheck=recheck, bos=bos, parse_special_tokens=parse_special_tokens,
         )
         return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
 
