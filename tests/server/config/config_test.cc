@@ -37,6 +37,7 @@ TEST(ConfigTest, EveryFieldArrives) {
     drain_seconds: 11
     log_level: "warn"
     self_check_seconds: 12
+    jobs { directory: "/jobs" max_per_principal: 13 max_mib: 14 keep_hours: 15 }
   )pb");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->grpc_address, "0.0.0.0:1");
@@ -55,6 +56,10 @@ TEST(ConfigTest, EveryFieldArrives) {
   EXPECT_EQ(config->drain_seconds, 11u);
   EXPECT_EQ(config->log_level, "warn");
   EXPECT_EQ(config->self_check_seconds, 12u);
+  EXPECT_EQ(config->jobs.directory, "/jobs");
+  EXPECT_EQ(config->jobs.max_per_principal, 13u);
+  EXPECT_EQ(config->jobs.max_mib, 14u);
+  EXPECT_EQ(config->jobs.keep_hours, 15u);
 }
 
 TEST(ConfigTest, AMistakeIsNamedWithItsPlaceOrField) {
