@@ -164,6 +164,26 @@ def test_killed_and_stopped_in_the_middle_no_cell_is_lost_or_double(start, busy,
     assert states == ["running", "queued"]
 
 
+def test_path_patching_killed_in_the_middle(start, busy, tmp_path):
+    options = keeps(tmp_path / "jobs")
+    first = start({"busy": busy}, options=options)
+    senders = [{"nodes": [{"site": f"blocks.{layer}.attn.hook_z", "heads": [head]}]} for layer in range(LAYERS) for head in range(4)]
+    receivers = [{"nodes": [{"site": f"blocks.{layer}.hook_mlp_in"}]} for layer in (3, 8, 14)] + [{"nodes": [{"site": "logits"}]}]
+    request = v1("PathPatchRequest")(model="busy", pairs=[pair(0), pair(1)], senders=senders, receivers=receivers, metrics=grid().metrics)
+    total = 2 * len(senders) * len(receivers)
+    direct = Watcher(first.client().call("fluoroscope.v1.Patching/PathPatch", request)).end()
+    job = submit(first, request)
+    seen = watch(first, job.id).wait_for(total // 4)
+    first.terminate(signal.SIGKILL)
+    first.wait()
+    assert total // 4 <= len(seen.end().cells) < total
+    second = start({"busy": busy}, options=options)
+    resumed = watch(second, job.id).end()
+    assert resumed.code is grpc.StatusCode.OK and resumed.cells.keys() == direct.cells.keys() and len(resumed.cells) == total
+    assert max(abs(resumed.cells[cell] - value) for cell, value in direct.cells.items()) < 1e-6
+    assert 0 < resumed.summary.tokens < direct.summary.tokens
+
+
 def test_a_job_of_other_weights_fails_and_names_both(start, busy, tiny, tmp_path):
     options = keeps(tmp_path / "jobs")
     first = start({"busy": busy}, options=options)

@@ -15,8 +15,11 @@ import numpy as np
 from fluoroscope.client import Client, connect
 from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.hooks import HookTable
+from fluoroscope.jobs import AsyncJob
 from fluoroscope.model import Model
+from fluoroscope.path_result import PathResult
 from fluoroscope.results import ModelInfo
+from fluoroscope.sweep_result import SweepResult
 from fluoroscope.underway import UNDERWAY, Underway
 from fluoroscope.weights import AxisIndex, WeightInfo
 
@@ -56,6 +59,14 @@ class AsyncClient:
         """A model by name. NotFoundError, with the names that exist, when there is none."""
         return AsyncModel(await self._call(self._client.model, name), self._run)
 
+    async def jobs(self) -> list[AsyncJob[Any]]:
+        """As Client.jobs."""
+        return [AsyncJob(job, self._call) for job in await self._call(self._client.jobs)]
+
+    async def job(self, id: str) -> AsyncJob[Any]:
+        """As Client.job."""
+        return AsyncJob(await self._call(self._client.job, id), self._call)
+
     async def close(self) -> None:
         """Closes the connection, which ends calls that are under way, and the local server process if the client has one. May be called again."""
         await asyncio.to_thread(self._client.close)
@@ -85,12 +96,12 @@ class AsyncClient:
         return f"Async{self._client!r}"
 
 
-async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None) -> AsyncClient:
+async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None, principal: str | None = None) -> AsyncClient:
     """Connects to a running server; arguments and errors as in fs.connect."""
     underway, context = Underway(), contextvars.copy_context()
     context.run(UNDERWAY.set, underway)
     try:
-        return AsyncClient(await asyncio.to_thread(context.run, connect, target, timeout=timeout))
+        return AsyncClient(await asyncio.to_thread(context.run, functools.partial(connect, target, timeout=timeout, principal=principal)))
     except asyncio.CancelledError:
         underway.cancel()
         raise
@@ -200,6 +211,14 @@ class AsyncModel:
     logit_lens = _awaited(Model.logit_lens)
     logit_attrs = _awaited(Model.logit_attrs)
     to_single_token = _awaited(Model.to_single_token)
+
+    async def submit_sweep(self, *args: Any, **options: Any) -> AsyncJob[SweepResult]:
+        """`model.sweep(..., as_job=True)`, with a job whose calls are awaited."""
+        return AsyncJob(await self._call(lambda: self._model.sweep(*args, as_job=True, **options)), self._call)
+
+    async def submit_path_patch(self, *args: Any, **options: Any) -> AsyncJob[PathResult]:
+        """`model.path_patch(..., as_job=True)`, with a job whose calls are awaited."""
+        return AsyncJob(await self._call(lambda: self._model.path_patch(*args, as_job=True, **options)), self._call)
 
     def __repr__(self) -> str:
         return f"Async{self._model!r}"

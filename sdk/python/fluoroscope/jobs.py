@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from fluoroscope._proto.v1 import jobs_pb2
@@ -112,6 +112,48 @@ class Job(Generic[Result]):
     def __repr__(self) -> str:
         why = f": {self.error}" if self.error is not None else ""
         return f"Job {self.id}: {self.kind} of {self.model}, {self.state}, {self.done:,} of {self.total:,} cells{why}"
+
+
+class AsyncJob(Generic[Result]):
+    """A job for asyncio: fluoroscope.Job with every call awaited, and its attributes. Cancelling the task that waits for a result does not cancel the job.
+
+    Attributes:
+      id, kind, model, state, done, total, progress, error, created, changed: as Job's, of the last answer of the server.
+    """
+
+    def __init__(self, job: Job[Result], call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self._job = job
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("id", "kind", "model", "state", "done", "total", "progress", "error", "created", "changed"):
+            return getattr(self._job, name)
+        raise AttributeError(f"AsyncJob has no attribute {name!r}")
+
+    async def refresh(self) -> AsyncJob[Result]:
+        """As Job.refresh."""
+        await self._call(self._job.refresh)
+        return self
+
+    async def result(self, *, progress: bool | None = None, timeout: float | None = None) -> Result:
+        """As Job.result."""
+        return cast(Result, await self._call(self._job.result, progress=progress, timeout=timeout))
+
+    async def wait(self, *, progress: bool | None = None, timeout: float | None = None) -> AsyncJob[Result]:
+        """As Job.wait."""
+        await self._call(self._job.wait, progress=progress, timeout=timeout)
+        return self
+
+    async def cancel(self) -> None:
+        """As Job.cancel."""
+        await self._call(self._job.cancel)
+
+    async def delete(self) -> None:
+        """As Job.delete."""
+        await self._call(self._job.delete)
+
+    def __repr__(self) -> str:
+        return f"Async{self._job!r}"
 
 
 def submit_sweep(client: Client, plan: SweepPlan) -> Job[SweepResult]:

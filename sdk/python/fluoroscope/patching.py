@@ -92,7 +92,7 @@ class Patching(ABC):
         **options: Any,
     ) -> Job[SweepResult]: ...
 
-    def sweep(
+    def sweep(  # type: ignore[misc]  # the options above are these
         self,
         clean: Prompts,
         corrupt: Prompts,
