@@ -173,10 +173,11 @@ def test_path_patching_killed_in_the_middle(start, busy, tmp_path):
     total = 2 * len(senders) * len(receivers)
     direct = Watcher(first.client().call("fluoroscope.v1.Patching/PathPatch", request)).end()
     job = submit(first, request)
-    seen = watch(first, job.id).wait_for(total // 4)
+    # The senders run first, and bring the cells of the logits and those that they do not reach, 288: some of the others are done too.
+    seen = watch(first, job.id).wait_for(300)
     first.terminate(signal.SIGKILL)
     first.wait()
-    assert total // 4 <= len(seen.end().cells) < total
+    assert 300 <= len(seen.end().cells) < total
     second = start({"busy": busy}, options=options)
     resumed = watch(second, job.id).end()
     assert resumed.code is grpc.StatusCode.OK and resumed.cells.keys() == direct.cells.keys() and len(resumed.cells) == total
