@@ -232,7 +232,7 @@ void JobManager::Drop(const JobId& id) {
 }
 
 absl::Status JobManager::Change(const JobId& id, JobState state, const absl::Status& why, const std::string& summary) {
-  const absl::Status status = store_->SetState(id, state, why, summary);
+  absl::Status status = store_->SetState(id, state, why, summary);
   if (status.ok()) {
     // Without the message, which may quote a prompt.
     spdlog::info("job id={} state={} code={}", id.ToHex(), std::string(NameOf(state)), absl::StatusCodeToString(why.code()));

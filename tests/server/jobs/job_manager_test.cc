@@ -255,7 +255,7 @@ TEST_F(JobManagerTest, BadRequestsAndStrangersGetNothing) {
 
 TEST(NoJobs, SaysWhatToSet) {
   std::optional<absl::Status> status;
-  NoJobs()->Get(JobId(), "me", [&](absl::StatusOr<JobInfo> answer) { status = answer.status(); });
+  NoJobs()->Get(JobId(), "me", [&](const absl::StatusOr<JobInfo>& answer) { status = answer.status(); });
   ASSERT_TRUE(status);
   EXPECT_TRUE(absl::IsFailedPrecondition(*status));
   EXPECT_THAT(std::string(status->message()), HasSubstr("jobs { directory:"));
