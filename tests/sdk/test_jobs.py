@@ -95,7 +95,8 @@ def test_for_asyncio(client):
         server = fs.AsyncClient(fs.connect(client.target, principal="async"))
         async with server:
             model = await server.model("smollm2-135m")
-            job = await model.submit_sweep(CLEAN, CORRUPT, metric=DIFF, layers=[5])
+            job = await model.sweep(CLEAN, CORRUPT, metric=DIFF, layers=[5], as_job=True)
+            assert isinstance(job, fs.AsyncJob)
             result = await job.result()
             assert job.state == "done" and result.values.shape == (1, 14)
             found = await server.job(job.id)

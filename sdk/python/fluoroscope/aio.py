@@ -8,18 +8,16 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType, TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from fluoroscope.client import Client, connect
 from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.hooks import HookTable
-from fluoroscope.jobs import AsyncJob
+from fluoroscope.jobs import AsyncJob, Job
 from fluoroscope.model import Model
-from fluoroscope.path_result import PathResult
 from fluoroscope.results import ModelInfo
-from fluoroscope.sweep_result import SweepResult
 from fluoroscope.underway import UNDERWAY, Underway
 from fluoroscope.weights import AxisIndex, WeightInfo
 
@@ -110,7 +108,9 @@ async def connect_async(target: str = "localhost:7070", *, timeout: float | None
 def _awaited(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, R]]:
     @functools.wraps(method)
     async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._call(method, self._model, *args, **kwargs)
+        answer: Any = await self._call(method, self._model, *args, **kwargs)
+        # Of as_job=True: what waits there is awaited here.
+        return cast(R, AsyncJob(answer, self._call) if isinstance(answer, Job) else answer)
 
     return call
 
@@ -211,14 +211,6 @@ class AsyncModel:
     logit_lens = _awaited(Model.logit_lens)
     logit_attrs = _awaited(Model.logit_attrs)
     to_single_token = _awaited(Model.to_single_token)
-
-    async def submit_sweep(self, *args: Any, **options: Any) -> AsyncJob[SweepResult]:
-        """`model.sweep(..., as_job=True)`, with a job whose calls are awaited."""
-        return AsyncJob(await self._call(lambda: self._model.sweep(*args, as_job=True, **options)), self._call)
-
-    async def submit_path_patch(self, *args: Any, **options: Any) -> AsyncJob[PathResult]:
-        """`model.path_patch(..., as_job=True)`, with a job whose calls are awaited."""
-        return AsyncJob(await self._call(lambda: self._model.path_patch(*args, as_job=True, **options)), self._call)
 
     def __repr__(self) -> str:
         return f"Async{self._model!r}"
