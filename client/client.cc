@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/raw_call.h"
 #include "client/status.h"
+#include "client/sweep_call.h"
 
 namespace fluoroscope::client {
 namespace {
@@ -53,6 +54,7 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, Options options)
       inference_(v1::Inference::NewStub(channel_)),
       patching_(v1::Patching::NewStub(channel_)),
       server_(v1::Server::NewStub(channel_)),
+      jobs_(v1::Jobs::NewStub(channel_)),
       options_(std::move(options)) {
   if (options_.principal.empty()) options_.principal = RandomName();
 }
@@ -159,20 +161,7 @@ absl::StatusOr<ForwardResult> Client::Generate(const v1::GenerateRequest& reques
 
 absl::StatusOr<SweepResult> Client::Sweep(const v1::SweepRequest& request, const SweepProgress& progress) const {
   const auto context = NewContext();
-  const auto call = patching_->Sweep(context.get(), request);
-  SweepAssembler assembler;
-  absl::Status taken;
-  v1::SweepReply message;
-  while (call->Read(&message)) {
-    if (!taken.ok()) continue;  // cancelled: what is still on its way
-    taken = assembler.Take(message);
-    if (!taken.ok()) context->TryCancel();
-    if (taken.ok() && progress && assembler.total() > 0) progress(assembler.done(), assembler.total());
-  }
-  const grpc::Status status = call->Finish();
-  if (!taken.ok()) return taken;
-  if (!status.ok()) return ToAbsl(status);
-  return assembler.Finish();
+  return ReadSweep(*patching_->Sweep(context.get(), request), *context, progress);
 }
 
 absl::StatusOr<v1::SweepEstimate> Client::EstimateSweep(const v1::SweepRequest& request) const {

@@ -31,6 +31,7 @@
 #include "obs/logging.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
+#include "rpc/grid_codec.h"
 #include "rpc/server.h"
 #include "spdlog/spdlog.h"
 
@@ -41,6 +42,7 @@ ABSL_FLAG(
     "and tokenizer.json.");
 ABSL_FLAG(std::string, grpc_address, "", "Where to listen for gRPC, host:port; port 0 takes a free one. Default 127.0.0.1:7070.");
 ABSL_FLAG(std::string, http_address, "", "Where to serve /metrics, /healthz and /readyz, host:port. Default 127.0.0.1:9464.");
+ABSL_FLAG(std::string, jobs_directory, "", "Where jobs and their results are kept; without it there are none.");
 ABSL_FLAG(std::string, port_file, "", "Written when the server is ready: lines grpc=PORT and http=PORT.");
 
 namespace fluoroscope {
@@ -74,8 +76,10 @@ void SetFlagTexts() {
 }
 
 absl::StatusOr<config::ServerConfig> ConfigFromFlags() {
-  config::Overrides overrides{
-      .models = {}, .grpc_address = absl::GetFlag(FLAGS_grpc_address), .http_address = absl::GetFlag(FLAGS_http_address)};
+  config::Overrides overrides{.models = {},
+                              .grpc_address = absl::GetFlag(FLAGS_grpc_address),
+                              .http_address = absl::GetFlag(FLAGS_http_address),
+                              .jobs_directory = absl::GetFlag(FLAGS_jobs_directory)};
   for (const std::string& model : absl::GetFlag(FLAGS_model)) {
     const size_t equals = model.find('=');
     if (equals == std::string::npos)
@@ -165,7 +169,7 @@ absl::Status Run(const config::ServerConfig& config, Signals& signals) {
   spdlog::info("fluoroscope-server {} listens: gRPC {} (port {}), HTTP {} (port {}); loading {} model(s)", obs::Version(),
                config.grpc_address, server->port(), config.http_address, http->port(), config.models.size());
 
-  FS_ASSIGN_OR_RETURN(std::unique_ptr<engine::Engine> engine, engine::Engine::Create(config, metrics));
+  FS_ASSIGN_OR_RETURN(std::unique_ptr<engine::Engine> engine, engine::Engine::Create(config, metrics, rpc::MakeGridCodec(config.limits)));
   signals.StartDraining();
   server->Serve(*engine);
   condition.ready = true;

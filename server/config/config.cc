@@ -129,6 +129,10 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   Take(proto.self_check_seconds(), config.self_check_seconds);
   Take(proto.stuck_seconds(), config.stuck_seconds);
   Take(proto.end_stuck_seconds(), config.end_stuck_seconds);
+  config.jobs.directory = proto.jobs().directory();
+  Take(proto.jobs().max_per_principal(), config.jobs.max_per_principal);
+  Take(proto.jobs().max_mib(), config.jobs.max_mib);
+  Take(proto.jobs().keep_hours(), config.jobs.keep_hours);
   return config;
 }
 
@@ -182,6 +186,7 @@ absl::StatusOr<ServerConfig> Load(const std::string& path, const Overrides& over
     config->models.insert(config->models.end(), overrides.models.begin(), overrides.models.end());
     if (!overrides.grpc_address.empty()) config->grpc_address = overrides.grpc_address;
     if (!overrides.http_address.empty()) config->http_address = overrides.http_address;
+    if (!overrides.jobs_directory.empty()) config->jobs.directory = overrides.jobs_directory;
     status = Finish(*config);
   }
   if (status.ok()) return config;

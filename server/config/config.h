@@ -26,6 +26,13 @@ struct Limits {
   uint64_t bytes_per_principal = 0;  // 0: the whole budget
 };
 
+struct JobsConfig {
+  std::string directory;  // empty: no jobs
+  uint32_t max_per_principal = 64;
+  uint32_t max_mib = 256;
+  uint32_t keep_hours = 168;
+};
+
 struct ServerConfig {
   std::string grpc_address = "127.0.0.1:7070";
   std::string http_address = "127.0.0.1:9464";
@@ -39,6 +46,7 @@ struct ServerConfig {
   uint32_t self_check_seconds = 60;
   uint32_t stuck_seconds = 60;
   uint32_t end_stuck_seconds = 30;
+  JobsConfig jobs;
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.
@@ -52,6 +60,7 @@ struct Overrides {
   std::vector<ModelConfig> models;  // added to the file's
   std::string grpc_address;
   std::string http_address;
+  std::string jobs_directory = "";
 };
 
 // The file (or, when `path` is empty, the defaults) with the command line's word on top, checked.

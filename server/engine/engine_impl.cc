@@ -13,6 +13,7 @@
 #include "engine/generate_builder.h"
 #include "engine/grid_work.h"
 #include "engine/identity_check.h"
+#include "engine/job_work.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
@@ -40,12 +41,17 @@ size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t
 // The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
-      : config_(config), metrics_(metrics), executor_(ExecutorOptionsOf(config), metrics), prepare_(PrepareQueue(config)) {}
+  EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics, std::shared_ptr<const api::GridCodec> codec)
+      : config_(config),
+        metrics_(metrics),
+        runner_({[this](const std::string& name) { return Find(name); }, config_, metrics_, std::move(codec), executor_, prepare_}),
+        executor_(ExecutorOptionsOf(config), metrics),
+        prepare_(PrepareQueue(config)) {}
 
   ~EngineImpl() override {
     timer_.request_stop();
     if (timer_.joinable()) timer_.join();
+    if (jobs_ != nullptr) jobs_->Close();  // it starts nothing any more
     prepare_.Stop();
   }
 
@@ -58,6 +64,8 @@ class EngineImpl final : public Engine {
     }));
     for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
     for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model));
+    FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
+    jobs_->Begin();
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
     return absl::OkStatus();
   }
@@ -159,6 +167,8 @@ class EngineImpl final : public Engine {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::EdgesRequest>);
   }
 
+  jobs::Jobs& jobs() override { return *jobs_; }
+
   void Poke() override { executor_.Poke(); }
 
   api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes); }
@@ -168,8 +178,10 @@ class EngineImpl final : public Engine {
   void Drain(std::chrono::milliseconds grace) override {
     draining_ = true;
     timer_.request_stop();
+    jobs_->Suspend();
     prepare_.Stop();  // what was accepted reaches the executor before it drains
     executor_.Drain(grace);
+    jobs_->Close();
   }
 
  private:
@@ -292,7 +304,8 @@ class EngineImpl final : public Engine {
   void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done) {
     Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
       FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
-      return CostOf(*model, request, config_);
+      FS_ASSIGN_OR_RETURN(const GridPlan plan, PlanOf(*model, request, config_));
+      return plan.header.cost;
     });
   }
 
@@ -356,6 +369,8 @@ class EngineImpl final : public Engine {
   const config::ServerConfig config_;
   obs::Metrics& metrics_;
   std::map<std::string, std::shared_ptr<LoadedModel>> models_;
+  JobWork runner_;                    // uses what is below only while jobs_ starts jobs
+  std::unique_ptr<jobs::Jobs> jobs_;  // outlives what still ends jobs: the executor and the prepare thread
   sched::Executor executor_;
   TaskThread prepare_;
   std::atomic<bool> draining_ = false;
@@ -364,13 +379,14 @@ class EngineImpl final : public Engine {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const config::ServerConfig& config, obs::Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const config::ServerConfig& config, obs::Metrics& metrics,
+                                                       std::shared_ptr<const api::GridCodec> codec) {
   // The CUDA back end registers itself only before the first use of LibTorch.
   FS_ASSIGN_OR_RETURN(const at::Device device, tensor::OpenDevice(config.device));
   tensor::InstallCountingAllocator();
   tensor::SetCap(config.memory_bytes);
   at::set_num_threads(static_cast<int>(config.threads));
-  auto engine = std::make_unique<EngineImpl>(config, metrics);
+  auto engine = std::make_unique<EngineImpl>(config, metrics, std::move(codec));
   FS_RETURN_IF_ERROR(engine->Start(device));
   return std::unique_ptr<Engine>(std::move(engine));
 }

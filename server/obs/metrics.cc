@@ -88,6 +88,7 @@ struct Metrics::Families {
   Family<Gauge>& model_load_seconds = GaugeFamily(registry, "fluoroscope_model_load_seconds", "Time it took to load a model.");
   Family<Gauge>& identity_error = GaugeFamily(registry, "fluoroscope_identity_relative_error",
                                               "Largest relative error of an identity between hook points at its last check.");
+  Family<Gauge>& jobs = GaugeFamily(registry, "fluoroscope_jobs", "Jobs that the server keeps, by state.");
   Family<Gauge>& device_bytes =
       GaugeFamily(registry, "fluoroscope_device_allocated_bytes", "Bytes of tensors that the counting allocator holds now.");
   Family<Gauge>& device_peak_bytes =
@@ -134,6 +135,10 @@ void Metrics::CountRejection(Rejection reason) {
   for (const auto& [value, name] : kReasons) {
     if (value == reason) families_->rejections.Add({{"reason", name}}).Increment();
   }
+}
+
+void Metrics::SetJobs(std::string_view state, size_t jobs) {
+  families_->jobs.Add({{"state", std::string(state)}}).Set(static_cast<double>(jobs));
 }
 
 void Metrics::ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens) {

@@ -36,6 +36,9 @@ class Metrics {
   void SetBudgetBytes(uint64_t bytes);
   void CountRejection(Rejection reason);
 
+  // jobs/. `state` is "queued", "running", "done", "failed" or "cancelled".
+  void SetJobs(std::string_view state, size_t jobs);
+
   // engine/
   // `requests`: how many have rows in the batch.
   void ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens);

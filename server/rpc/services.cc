@@ -22,25 +22,6 @@ using grpc::ByteBuffer;
 using grpc::CallbackServerContext;
 using grpc::ServerUnaryReactor;
 
-namespace {
-
-// The engine's answer, encoded, or its error.
-template <typename Reply, typename Result, typename Encode>
-auto Encoded(Done<Reply> done, Encode encode) {
-  return [done = std::move(done), encode](const absl::StatusOr<Result>& result) {
-    done(result.ok() ? absl::StatusOr<Reply>(encode(*result)) : result.status());
-  };
-}
-
-// Gets a stream going again. Weak: the reactor owns the stream. What is posted keeps the reactor alive for that moment.
-std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor) {
-  return [&writer = state.writer, weak = std::weak_ptr(reactor)] {
-    if (auto reactor = weak.lock(); reactor != nullptr) writer.Post([reactor] { reactor->Pump(); });
-  };
-}
-
-}  // namespace
-
 ServerUnaryReactor* ModelsService::ListModels(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
   return ServeUnary<pb::ListModelsRequest, pb::ListModelsReply>(
       state_, *context, "Models.ListModels", *in, out,

@@ -38,6 +38,7 @@ from fluoroscope.errors import (
 from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
+from fluoroscope.jobs import AsyncJob, Job
 from fluoroscope.local_server import LocalServer, serve
 from fluoroscope.logit_attribution import LogitAttribution
 from fluoroscope.logit_lens import LogitLens
@@ -61,6 +62,7 @@ __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
     "AsyncGeneration",
+    "AsyncJob",
     "AsyncModel",
     "At",
     "at",
@@ -86,6 +88,7 @@ __all__ = [
     "interpolate",
     "Intervention",
     "InvalidArgumentError",
+    "Job",
     "Lens",
     "LensValues",
     "LikelyToken",

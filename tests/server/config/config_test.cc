@@ -48,6 +48,7 @@ TEST(ConfigTest, EveryFieldArrives) {
     self_check_seconds: 12
     stuck_seconds: 13
     end_stuck_seconds: 14
+    jobs { directory: "/jobs" max_per_principal: 13 max_mib: 14 keep_hours: 15 }
   )pb");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->grpc_address, "0.0.0.0:1");
@@ -71,6 +72,10 @@ TEST(ConfigTest, EveryFieldArrives) {
   EXPECT_EQ(config->limits.bytes_per_principal, 13u << 20);
   EXPECT_EQ(config->stuck_seconds, 13u);
   EXPECT_EQ(config->end_stuck_seconds, 14u);
+  EXPECT_EQ(config->jobs.directory, "/jobs");
+  EXPECT_EQ(config->jobs.max_per_principal, 13u);
+  EXPECT_EQ(config->jobs.max_mib, 14u);
+  EXPECT_EQ(config->jobs.keep_hours, 15u);
 }
 
 TEST(ConfigTest, AMistakeIsNamedWithItsPlaceOrField) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "jobs/jobs.h"
 #include "obs/metrics.h"
 #include "rpc/server.h"
 
@@ -62,6 +63,10 @@ class StreamEngine final : public engine::Engine {
   }
   void EstimatePathPatch(api::PathRequest, api::CallContext, Callback<api::SweepCost> done) override {
     done(absl::UnimplementedError("no model here"));
+  }
+  jobs::Jobs& jobs() override {
+    static const std::unique_ptr<jobs::Jobs> none = jobs::NoJobs();
+    return *none;
   }
   void Poke() override { ++pokes; }
   api::ServerStatus Status() const override {
