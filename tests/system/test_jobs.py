@@ -86,7 +86,7 @@ class Watcher:
 
     def wait_for(self, cells: int):
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.cells) >= cells or self.code is not None, 60)
+            assert self._changed.wait_for(lambda: len(self.cells) >= cells or self.code is not None, 300)
             assert self.code in (None, grpc.StatusCode.OK), self.details
         return self
 

@@ -36,7 +36,7 @@ class PathResult(SweepResult):
         shape = (*per_pair.shape[:2], *(len(axis) for axis in axes))
         title = self._title if several else f"{self._title} to {receivers.labels[0]}"
         return SweepResult(axes, metrics, per_pair.reshape(shape), base, source, self.estimate, self.provenance, self.timing, self.warnings, title,
-                           self.convention, self._checks, metrics[self.metric])  # fmt: skip
+                           self.convention, self._checks, self._precisions, metrics[self.metric])  # fmt: skip
 
     def plot(self, *, by_head: bool | None = None, **options: Any) -> plotly.graph_objects.Figure:
         """A heat map of receivers by senders; where the senders are all heads, of layers by heads with a slider over receivers.
