@@ -23,6 +23,12 @@ struct Limits {
   uint32_t sink_buffer_mib = 64;
 };
 
+struct HandlesConfig {
+  uint64_t total_bytes = 0;      // resolved by Parse: never 0
+  uint64_t principal_bytes = 0;  // resolved by Parse: never 0
+  uint32_t max_ttl_seconds = 86400;
+};
+
 struct ServerConfig {
   std::string grpc_address = "127.0.0.1:7070";
   std::string http_address = "127.0.0.1:9464";
@@ -34,6 +40,7 @@ struct ServerConfig {
   uint32_t drain_seconds = 10;
   std::string log_level = "info";
   uint32_t self_check_seconds = 60;
+  HandlesConfig handles;
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.

@@ -10,6 +10,7 @@
 #include "api/attribution.h"
 #include "api/call.h"
 #include "api/generate.h"
+#include "api/handles.h"
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
@@ -64,6 +65,9 @@ class Engine {
   // The sink gets a sweep's parts; the cells' values are scores.
   virtual void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
   virtual void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+
+  // Activations that stay on the server. Lives as long as the engine.
+  virtual api::Handles& handles() = 0;
 
   // A call's cancel token was set: look at the tokens now, not after the next step. Quick; from any thread.
   virtual void Poke() {}

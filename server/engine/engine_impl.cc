@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/generate_builder.h"
 #include "engine/grid_work.h"
+#include "engine/handle_service.h"
 #include "engine/identity_check.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
@@ -41,6 +42,11 @@ class EngineImpl final : public Engine {
   EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
       : config_(config),
         metrics_(metrics),
+        handles_(config, executor_, metrics,
+                 {.find = [this](const std::string& name) { return Find(name); },
+                  .prepare = [this](auto call, auto sink, auto plan) { PrepareInto(std::move(call), std::move(sink), std::move(plan)); },
+                  .submit = [this](auto work, uint64_t bytes, const auto& call,
+                                   const auto& sink) { Submit(std::move(work), bytes, call, sink); }}),
         executor_({.max_waiting = config.limits.max_queue, .budget_bytes = config.memory_bytes, .stuck_after = std::chrono::seconds(60)},
                   metrics),
         prepare_(PrepareQueue(config)) {}
@@ -119,9 +125,9 @@ class EngineImpl final : public Engine {
   }
 
   void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) override {
-    Prepare<api::Estimate>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
+    Prepare<api::Estimate>(call, std::move(done), [this, call, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
       FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-      FS_ASSIGN_OR_RETURN(const BuiltPlan built, BuildPlan(*model, request, config_.limits));
+      FS_ASSIGN_OR_RETURN(const BuiltPlan built, BuildPlan(*model, request, config_.limits, handles_.Of(call)));
       api::Estimate estimate;
       estimate.peak_bytes = built.cost.peak_bytes;
       estimate.reply_bytes = built.cost.reply_bytes;
@@ -160,6 +166,8 @@ class EngineImpl final : public Engine {
   void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::EdgesRequest>);
   }
+
+  api::Handles& handles() override { return handles_; }
 
   void Poke() override { executor_.Poke(); }
 
@@ -228,9 +236,16 @@ class EngineImpl final : public Engine {
                   absl::Status (EngineImpl::*submit)(const Request&, const api::CallContext&, const std::shared_ptr<Sink>&,
                                                      std::chrono::steady_clock::time_point)) {
     const auto arrived = std::chrono::steady_clock::now();
-    const bool posted = prepare_.Post([this, request = std::move(request), call, sink, arrived, submit] {
-      if (absl::Status status = StillWanted(call); !status.ok()) return sink->Finish(status);
-      absl::Status status = tensor::GuardTorch([&] { return (this->*submit)(request, call, sink, arrived); });
+    PrepareInto(call, sink, [this, request = std::move(request), call, sink, arrived, submit] {
+      return (this->*submit)(request, call, sink, arrived);
+    });
+  }
+
+  template <typename Sink>
+  void PrepareInto(api::CallContext call, std::shared_ptr<Sink> sink, std::function<absl::Status()> plan) {
+    const bool posted = prepare_.Post([call = std::move(call), sink, plan = std::move(plan)] {
+      absl::Status status = StillWanted(call);
+      if (status.ok()) status = tensor::GuardTorch(plan);
       if (!status.ok()) sink->Finish(std::move(status));
     });
     if (!posted) RefuseBusy([&](absl::Status status) { sink->Finish(std::move(status)); });
@@ -260,22 +275,23 @@ class EngineImpl final : public Engine {
   absl::Status SubmitForward(const api::ForwardRequest& request, const api::CallContext& call,
                              const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(*model, request, config_.limits));
+    FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(*model, request, config_.limits, handles_.Of(call)));
+    FS_ASSIGN_OR_RETURN(std::unique_ptr<run::CaptureKeeper> keeper, handles_.KeeperFor(built, *model, call));
     api::ForwardHeader header;
     header.rows = std::move(built.rows);
     header.provenance = ProvenanceOf(*model);
     header.provenance.attention = built.attention;
     header.provenance.plan_sha256 = built.hash;
     header.provenance.isolated = request.isolated;
-    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived), built.cost.peak_bytes,
-           call, sink);
+    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, std::move(keeper)),
+           built.cost.peak_bytes - built.cost.handle_bytes, call, sink);
     return absl::OkStatus();
   }
 
   absl::Status SubmitGenerate(const api::GenerateRequest& request, const api::CallContext& call,
                               const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits));
+    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits, handles_.Of(call)));
     built.header.provenance = ProvenanceOf(*model);
     built.header.provenance.attention = built.attention;
     built.header.provenance.plan_sha256 = built.hash;
@@ -348,6 +364,7 @@ class EngineImpl final : public Engine {
     while (!stop.stop_requested()) {
       const tensor::AccountStats memory = tensor::Stats().work;
       metrics_.SetDeviceMemory(config_.device, memory.live_bytes, memory.peak_bytes);
+      handles_.Expire();
       wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
       if (stop.stop_requested() || std::chrono::steady_clock::now() < next_check) continue;
       next_check += std::chrono::seconds(config_.self_check_seconds);
@@ -361,6 +378,7 @@ class EngineImpl final : public Engine {
   const config::ServerConfig config_;
   obs::Metrics& metrics_;
   std::map<std::string, std::shared_ptr<LoadedModel>> models_;
+  HandleService handles_;  // before the executor: works that it lets go keep handles
   sched::Executor executor_;
   TaskThread prepare_;
   std::atomic<bool> draining_ = false;

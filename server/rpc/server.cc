@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/handles_service.h"
 #include "rpc/health.h"
 #include "rpc/services.h"
 #include "spdlog/spdlog.h"
@@ -48,8 +49,10 @@ class Server::Impl {
         inference_(state_),
         patching_(state_),
         attribution_(state_),
+        handles_(state_),
         health_({fluoroscope::v1::Models::service_full_name(), fluoroscope::v1::Inference::service_full_name(),
-                 fluoroscope::v1::Patching::service_full_name(), fluoroscope::v1::Attribution::service_full_name()}) {}
+                 fluoroscope::v1::Patching::service_full_name(), fluoroscope::v1::Attribution::service_full_name(),
+                 fluoroscope::v1::Handles::service_full_name()}) {}
 
   ~Impl() { Shutdown(std::chrono::milliseconds(0)); }
 
@@ -68,6 +71,7 @@ class Server::Impl {
     builder.RegisterService(&inference_);
     builder.RegisterService(&patching_);
     builder.RegisterService(&attribution_);
+    builder.RegisterService(&handles_);
     builder.RegisterService(&health_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
@@ -101,6 +105,7 @@ class Server::Impl {
   InferenceService inference_;
   PatchingService patching_;
   AttributionService attribution_;
+  HandlesService handles_;
   HealthService health_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;  // last: gone before the services

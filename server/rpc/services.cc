@@ -32,13 +32,6 @@ auto Encoded(Done<Reply> done, Encode encode) {
   };
 }
 
-// Gets a stream going again. Weak: the reactor owns the stream. What is posted keeps the reactor alive for that moment.
-std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor) {
-  return [&writer = state.writer, weak = std::weak_ptr(reactor)] {
-    if (auto reactor = weak.lock(); reactor != nullptr) writer.Post([reactor] { reactor->Pump(); });
-  };
-}
-
 }  // namespace
 
 ServerUnaryReactor* ModelsService::ListModels(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {

@@ -5,6 +5,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -63,6 +64,9 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   bool again_ = false;  // Pump was called meanwhile
   std::optional<absl::Status> aborted_;
 };
+
+// Gets a stream going again, from any thread. Weak: the reactor owns the stream. What is posted keeps the reactor alive for that moment.
+std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor);
 
 // Serves one call: `start(request, engine, reactor)` decodes, sets the source and enqueues, or returns an error.
 template <typename Request, typename Start>

@@ -58,20 +58,7 @@ int64_t LogitsBytes(const RowPlan& row, const Architecture& arch, int64_t elemen
   return positions * columns * element_size;
 }
 
-// Norms are computed, and their sites sent, in float32 whatever the model's dtype.
-int64_t ElementSize(const Place& place, int64_t models) {
-  switch (place.site) {
-    case model::Site::kLn1Scale:
-    case model::Site::kLn1Normalized:
-    case model::Site::kLn2Scale:
-    case model::Site::kLn2Normalized:
-    case model::Site::kLnFinalScale:
-    case model::Site::kLnFinalNormalized:
-      return 4;
-    default:
-      return models;
-  }
-}
+int64_t ElementSize(const Place& place, int64_t models) { return InFloat32(place.site) ? 4 : models; }
 
 bool LooksInside(const Place& place) { return place.site == model::Site::kAttnScores || place.site == model::Site::kPattern; }
 
@@ -209,11 +196,29 @@ double Flops(const RowPlan& row, const Architecture& arch) {
 
 }  // namespace
 
+bool InFloat32(model::Site site) {
+  switch (site) {
+    case model::Site::kLn1Scale:
+    case model::Site::kLn1Normalized:
+    case model::Site::kLn2Scale:
+    case model::Site::kLn2Normalized:
+    case model::Site::kLnFinalScale:
+    case model::Site::kLnFinalNormalized:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Cost CostOf(const RunPlan& plan) {
   const Architecture& arch = plan.model->arch;
   const int64_t element_size = static_cast<int64_t>(c10::elementSize(plan.model->dtype));
   Cost cost;
-  int64_t kept = 0, results = 0, working = 0, largest_keep = 0;
+  int64_t kept = static_cast<int64_t>(plan.given_bytes), results = 0, handles = 0, working = 0, largest_keep = 0;
+  for (const GivenPlan& given : plan.given) {
+    kept += static_cast<int64_t>(given.bytes);
+    largest_keep = std::max(largest_keep, static_cast<int64_t>(given.bytes) / static_cast<int64_t>(given.value.element_size()));
+  }
   for (const RowPlan& row : plan.rows) {
     for (const KeepPlan& keep : row.keeps) {
       const int64_t elements = Elements(keep.place, row, arch);
@@ -223,7 +228,8 @@ Cost CostOf(const RunPlan& plan) {
     if (row.start) kept += static_cast<int64_t>(row.start->value.nbytes());
     for (const KeepLogitsPlan& keep : row.keep_logits)
       kept += static_cast<int64_t>(keep.positions.size()) * arch.vocabulary * static_cast<int64_t>(sizeof(float));
-    for (const CapturePlan& capture : row.captures) results += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
+    for (const CapturePlan& capture : row.captures)
+      (capture.keep_seconds > 0 ? handles : results) += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
     results += LogitsBytes(row, arch, element_size);
     cost.flops += Flops(row, arch);
     cost.tokens += static_cast<uint64_t>(row.lines());
@@ -257,7 +263,8 @@ Cost CostOf(const RunPlan& plan) {
     working = std::max({working, layer, logits}) + lenses.Bytes(arch, element_size);
   }
   cost.reply_bytes = static_cast<uint64_t>(results);
-  cost.peak_bytes = static_cast<uint64_t>(results + kept + working) + (uint64_t{1} << 20);
+  cost.handle_bytes = static_cast<uint64_t>(handles);
+  cost.peak_bytes = static_cast<uint64_t>(results + handles + kept + working) + (uint64_t{1} << 20);
   return cost;
 }
 

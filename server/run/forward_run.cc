@@ -12,12 +12,13 @@ constexpr uint64_t kUnchargedBytes = 1 << 20;
 }  // namespace
 
 ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
-                       Clock::time_point arrived)
+                       Clock::time_point arrived, std::unique_ptr<CaptureKeeper> keeper)
     : plan_(std::move(plan)),
       header_(std::move(header)),
       sink_(std::move(sink)),
       metrics_(metrics),
       out_(sink_),
+      keeper_(std::move(keeper)),
       run_(std::make_unique<PlanRun>(plan_, header_.provenance.model, out_, metrics)),
       arrived_(arrived) {}
 
@@ -47,6 +48,9 @@ void ForwardRun::Succeed() {
   api::ForwardSummary summary;
   summary.tokens = run_->tokens();
   run_.reset();
+  if (keeper_ != nullptr)
+    for (api::Handle& handle : keeper_->Keep(std::move(out_.kept_captures()))) out_.Push(std::move(handle));
+  keeper_.reset();
   metrics_.AddCapturedBytes(out_.captured_bytes());
   summary.metrics = std::move(out_.metrics());
   summary.queue_ms = queue_ms_;
@@ -59,6 +63,8 @@ void ForwardRun::Succeed() {
 
 void ForwardRun::Abort(absl::Status why) {
   run_.reset();
+  out_.kept_captures().clear();  // their memory first, then their charge
+  keeper_.reset();
   sink_->Finish(std::move(why));
 }
 

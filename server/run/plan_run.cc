@@ -1,5 +1,6 @@
 #include "run/plan_run.h"
 
+#include "intervention/region.h"
 #include "obs/metrics.h"
 
 namespace fluoroscope::run {
@@ -9,7 +10,21 @@ PlanRun::PlanRun(const RunPlan& plan, std::string model_name, ResultWriter& out,
   for (std::vector<size_t>& batch : plan_.Batches()) batches_.push_back(std::move(batch));
 }
 
+void PlanRun::TakeGiven() {
+  for (const GivenPlan& given : plan_.given) {
+    const model::SiteSpec& spec = model::SpecOf(given.part.site);
+    intervention::Region region;
+    region.position_axis = model::PositionAxis(spec);
+    region.lines = given.part.positions;
+    region.head_axis = model::HeadAxis(spec);
+    region.heads = given.part.heads;
+    region.units = given.part.units;
+    kept_[given.key] = intervention::Read(given.value, region).to(plan_.model->device);
+  }
+}
+
 bool PlanRun::Step() {
+  if (!std::exchange(began_, true)) TakeGiven();
   if (batch_ == nullptr) {
     if (batches_.empty()) return false;
     size_t tokens = 0;

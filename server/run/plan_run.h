@@ -24,7 +24,7 @@ class PlanRun {
   // The references outlive it. `plan` is finished.
   PlanRun(const RunPlan& plan, std::string model_name, ResultWriter& out, obs::Metrics& metrics);
 
-  // Does the next small piece. False when nothing is left.
+  // Does the next small piece. The first takes what the plan was given. False when nothing is left.
   bool Step();
 
   uint64_t tokens() const { return tokens_; }  // of the batches that have begun
@@ -33,13 +33,16 @@ class PlanRun {
   std::vector<at::Tensor> TakeKept() { return std::move(kept_); }
 
  private:
+  void TakeGiven();
+
   const RunPlan& plan_;
   const std::string model_name_;
   ResultWriter& out_;
   obs::Metrics& metrics_;
   std::vector<at::Tensor> kept_;
   std::deque<std::vector<size_t>> batches_;  // still to run
-  std::unique_ptr<BatchRun> batch_;          // running
+  bool began_ = false;
+  std::unique_ptr<BatchRun> batch_;  // running
   uint64_t tokens_ = 0;
 };
 

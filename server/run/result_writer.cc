@@ -17,7 +17,7 @@ at::Tensor WritesOf(const WritesPlan& writes, const Place& place) {
 
 }  // namespace
 
-void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
+void ResultWriter::Fill(const RowPlan& row, api::NamedTensor& tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
   tensor.row = row.index;
   tensor.sample = row.sample;
   tensor.positions.assign(positions.begin(), positions.end());
@@ -25,9 +25,12 @@ void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::
   absl::StatusOr<api::Chunk> chunk = tensor::ToChunk(value);
   if (absl::IsResourceExhausted(chunk.status())) throw std::bad_alloc();  // the run's guard makes the status of it again
   if (!chunk.ok()) throw std::runtime_error(std::string(chunk.status().message()));
-  captured_bytes_ += chunk->bytes.size();
   tensor.data = *std::move(chunk);
-  Push(std::move(tensor));
+}
+
+void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
+  Fill(row, tensor, positions, value);
+  Pass(std::move(tensor));
 }
 
 void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, std::string part, const at::Tensor& value) {
@@ -38,6 +41,11 @@ void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, s
   tensor.units.assign(capture.place.units.begin(), capture.place.units.end());
   tensor.capture = capture.index;
   tensor.part = std::move(part);
+  if (capture.keep_seconds > 0) {
+    Fill(row, tensor, capture.place.positions, value);
+    kept_captures_.push_back({std::move(tensor), capture.keep_seconds});
+    return;
+  }
   Send(row, std::move(tensor), capture.place.positions, value);
 }
 

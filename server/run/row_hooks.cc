@@ -113,7 +113,8 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
       lens_.Add(plan, capture, entries.clone(at::MemoryFormat::Contiguous));
       continue;
     }
-    if (!share && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
+    // What is kept is charged for what it is: it must not hold a batch's memory.
+    if ((!share || capture.keep_seconds > 0) && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
     out_.Capture(plan, capture, entries);
   }
   return value;

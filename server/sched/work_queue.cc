@@ -51,6 +51,14 @@ std::optional<QueuedWork> WorkQueue::PopNext(uint64_t free_bytes, uint64_t runni
   return std::nullopt;
 }
 
+uint64_t WorkQueue::LargestBytes() const {
+  uint64_t largest = 0;
+  for (const Line& line : lines_) {
+    for (const QueuedWork& work : line.works) largest = std::max(largest, work.info.peak_bytes);
+  }
+  return largest;
+}
+
 std::vector<QueuedWork> WorkQueue::Remove(const std::function<bool(const QueuedWork&)>& ended) {
   std::vector<QueuedWork> removed;
   for (Line& line : lines_) {

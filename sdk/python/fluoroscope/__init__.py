@@ -36,6 +36,7 @@ from fluoroscope.errors import (
     UnknownError,
 )
 from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
+from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.local_server import LocalServer, serve
@@ -80,6 +81,8 @@ __all__ = [
     "freeze",
     "GeneratedToken",
     "Generation",
+    "Handle",
+    "Handles",
     "Hook",
     "HookTable",
     "InternalError",
