@@ -13,11 +13,11 @@
 #include "engine/generate_builder.h"
 #include "engine/grid_work.h"
 #include "engine/handle_service.h"
-#include "engine/identity_check.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
+#include "engine/self_check.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
 #include "generate/generate_run.h"
@@ -65,7 +65,7 @@ class EngineImpl final : public Engine {
       return absl::OkStatus();
     }));
     for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
-    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model));
+    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model, executor_, metrics_));
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
     return absl::OkStatus();
   }
@@ -326,36 +326,7 @@ class EngineImpl final : public Engine {
 
   api::Provenance ProvenanceOf(const LoadedModel& model) const { return engine::ProvenanceOf(model, config_.threads); }
 
-  // Queues an identity check; `finished` hears its end on the executor's thread.
-  absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, std::function<void(absl::Status)> finished) {
-    FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
-                        IdentityCheck::Create(model, metrics_, [this, model, finished](absl::StatusOr<IdentityErrors> errors) {
-                          if (errors.ok()) Report(*model, *errors);
-                          finished(errors.status());
-                        }));
-    const uint64_t bytes = check->peak_bytes();
-    executor_.Submit(
-        std::move(check),
-        {.principal = "self-check", .peak_bytes = bytes, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
-    return absl::OkStatus();
-  }
-
-  void Report(LoadedModel& model, const IdentityErrors& errors) {
-    metrics_.SetIdentityError(model.name, "residual", errors.residual);
-    metrics_.SetIdentityError(model.name, "attention", errors.attention);
-    metrics_.SetIdentityError(model.name, "pattern_sum", errors.pattern_sum);
-    metrics_.SetIdentityError(model.name, "logits", errors.logits);
-    model.refused.Set(SitesRefusedFor(errors, model.model->dtype));
-  }
-
-  // Warms up and checks before serving.
-  absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model) {
-    std::promise<absl::Status> finished;
-    FS_RETURN_IF_ERROR(SubmitCheck(model, [&](absl::Status status) { finished.set_value(std::move(status)); }));
-    return finished.get_future().get();
-  }
-
-  // The timer thread: memory gauges every second, identity checks every self_check_seconds.
+  // The timer thread: memory gauges and expiry of handles every second, identity checks every self_check_seconds.
   void Tick(std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any wake;
@@ -370,7 +341,7 @@ class EngineImpl final : public Engine {
       next_check += std::chrono::seconds(config_.self_check_seconds);
       for (const auto& [name, model] : models_) {
         // A check that cannot run now (full queue, draining) runs next time; the gauges keep their last values.
-        (void)SubmitCheck(model, [](absl::Status) {});
+        (void)SubmitCheck(model, executor_, metrics_, [](absl::Status) {});
       }
     }
   }
