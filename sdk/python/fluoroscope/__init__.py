@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 
 from fluoroscope import errors, metrics
 from fluoroscope.aio import AsyncClient, AsyncGeneration, AsyncModel, connect_async
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.cache import ActivationCache, LensValues, TopKValues
 from fluoroscope.causal_trace import CausalTrace
 from fluoroscope.client import Client, connect
@@ -62,6 +63,8 @@ __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
     "AsyncGeneration",
+    "AsyncHandle",
+    "AsyncHandles",
     "AsyncModel",
     "At",
     "at",

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles, awaited
 from fluoroscope.client import Client, connect
 from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.hooks import HookTable
@@ -55,6 +56,10 @@ class AsyncClient:
     async def model(self, name: str) -> AsyncModel:
         """A model by name. NotFoundError, with the names that exist, when there is none."""
         return AsyncModel(await self._call(self._client.model, name), self._run)
+
+    async def handles(self) -> list[AsyncHandle]:
+        """The activations that this client has left on the server and that are still there."""
+        return [AsyncHandle(handle, self._call) for handle in await self._call(self._client.handles)]
 
     async def close(self) -> None:
         """Closes the connection, which ends calls that are under way, and the local server process if the client has one. May be called again."""
@@ -175,6 +180,14 @@ class AsyncModel:
     async def weight_infos(self) -> list[WeightInfo]:
         """Names, axes and shapes of all weights."""
         return await self._call(lambda: [self._model.weights.info(name) for name in self._model.weights])
+
+    async def keep(self, *args: Any, **options: Any) -> AsyncHandle | AsyncHandles:
+        """`async with await model.keep(prompt, "blocks.5.hook_resid_pre") as handle:`; arguments as Model.keep's."""
+        return awaited(await self._call(self._model.keep, *args, **options), self._call)
+
+    async def put(self, *args: Any, **options: Any) -> AsyncHandle:
+        """Arguments as Model.put's."""
+        return AsyncHandle(await self._call(self._model.put, *args, **options), self._call)
 
     tokenize = _awaited(Model.tokenize)
     to_str_tokens = _awaited(Model.to_str_tokens)

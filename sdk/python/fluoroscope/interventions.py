@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,7 +131,8 @@ def patch(
     def make(sources: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(copy=_copy(sources[0], source_positions))
 
-    return Intervention("patch", chosen, _from(source, source_positions), make, source=source, source_positions=source_positions)
+    prompts = cast(Prompts, source)
+    return Intervention("patch", chosen, _from(source, source_positions), make, source=prompts, source_positions=source_positions)
 
 
 def freeze(where: Where) -> Intervention:
