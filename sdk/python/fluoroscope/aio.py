@@ -12,9 +12,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from fluoroscope.aio_handles import AsyncHandle, AsyncHandles, awaited
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.client import Client, connect
 from fluoroscope.generate import GeneratedToken, Generation
+from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import HookTable
 from fluoroscope.model import Model
 from fluoroscope.results import ModelInfo
@@ -152,6 +153,23 @@ def _generated(method: Callable[Concatenate[Model, P], Generation]) -> Callable[
     return call
 
 
+def _kept(method: Callable[Concatenate[Model, P], Handle | Handles]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, AsyncHandle | AsyncHandles]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> AsyncHandle | AsyncHandles:
+        made = await self._call(method, self._model, *args, **kwargs)
+        return AsyncHandle(made, self._call) if isinstance(made, Handle) else AsyncHandles(made, self._call)
+
+    return call
+
+
+def _put(method: Callable[Concatenate[Model, P], Handle]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, AsyncHandle]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> AsyncHandle:
+        return AsyncHandle(await self._call(method, self._model, *args, **kwargs), self._call)
+
+    return call
+
+
 class AsyncModel:
     """A model on the server, made by `await client.model(name)`: fluoroscope.Model with every call awaited; arguments, answers and errors are its own.
 
@@ -181,14 +199,6 @@ class AsyncModel:
         """Names, axes and shapes of all weights."""
         return await self._call(lambda: [self._model.weights.info(name) for name in self._model.weights])
 
-    async def keep(self, *args: Any, **options: Any) -> AsyncHandle | AsyncHandles:
-        """`async with await model.keep(prompt, "blocks.5.hook_resid_pre") as handle:`; arguments as Model.keep's."""
-        return awaited(await self._call(self._model.keep, *args, **options), self._call)
-
-    async def put(self, *args: Any, **options: Any) -> AsyncHandle:
-        """Arguments as Model.put's."""
-        return AsyncHandle(await self._call(self._model.put, *args, **options), self._call)
-
     tokenize = _awaited(Model.tokenize)
     to_str_tokens = _awaited(Model.to_str_tokens)
     detokenize = _awaited(Model.detokenize)
@@ -201,6 +211,8 @@ class AsyncModel:
     top_tokens = _awaited(Model.top_tokens)
     generate = _generated(Model.generate)
     chat = _generated(Model.chat)
+    keep = _kept(Model.keep)
+    put = _put(Model.put)
     chat_text = _awaited(Model.chat_text)
     estimate = _awaited(Model.estimate)
     sweep = _awaited(Model.sweep)

@@ -86,7 +86,3 @@ class AsyncHandles(Mapping[str, "AsyncHandle | tuple[AsyncHandle, ...]"]):
 
     def __repr__(self) -> str:
         return f"Async{self._handles!r}"
-
-
-def awaited(made: Handle | Handles, call: Call) -> AsyncHandle | AsyncHandles:
-    return AsyncHandle(made, call) if isinstance(made, Handle) else AsyncHandles(made, call)
