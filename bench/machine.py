@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,19 +29,34 @@ def describe() -> list[str]:
     ]
 
 
-def touch_memory(gib: int = 4) -> None:
-    """Touches this much memory once, in a process that then ends.
-
-    A virtual machine's host backs a page when the machine first touches it, which is slow: here 256 MiB took 0.5 to 1 s the first time and 0.05 to 0.12 s afterwards. Without
-    this, whoever uses memory that nobody had since the machine started pays for the host. How long it helps is not known: free pages may go back to the host.
-    """
-    code = """
-import mmap, sys
-piece = 256 << 20
-kept = [mmap.mmap(-1, piece) for _ in range(4 * int(sys.argv[1]))]
-for memory in kept:
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    for at in range(0, piece, 4096):
-        memory[at] = 1
+# Prints how long the first touch of this many MiB of fresh huge pages took, then ends and so frees them.
+_TOUCH = """
+import mmap, sys, time
+size = int(sys.argv[1]) << 20
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
+memory.madvise(mmap.MADV_HUGEPAGE)
+start = time.perf_counter()
+for at in range(0, size, 2 << 20):
+    memory[at] = 1
+print(time.perf_counter() - start)
 """
-    subprocess.run([sys.executable, "-c", code, str(gib)], check=True)
+
+
+def touch_memory(mib: int = 512) -> float:
+    """Touches fresh memory once, in a process that then ends, so that the next process finds memory that the host backs. Returns the seconds.
+
+    A virtual machine with free page reporting gives free blocks back to its host after some two seconds, and whoever touches them next waits for the host: see fresh_memory.
+    """
+    return float(subprocess.run([sys.executable, "-c", _TOUCH, str(mib)], capture_output=True, text=True, check=True).stdout)
+
+
+def fresh_memory() -> str:
+    """What the first touch of 256 MiB costs when the memory was in use a moment ago, and when it has been free for 5 s."""
+    warm, cold = [], []
+    for _ in range(3):
+        touch_memory(256)
+        warm.append(touch_memory(256))
+        time.sleep(5)
+        cold.append(touch_memory(256))
+    return (f"the first touch of 256 MiB of fresh huge pages takes {1e3 * statistics.median(warm):.0f} ms here when another process has just freed them, and "
+            f"{1e3 * statistics.median(cold):.0f} ms when they have been free for 5 s")
