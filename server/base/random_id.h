@@ -26,7 +26,7 @@ struct Id128 {
 
   std::string ToHex() const;
 
-  auto operator<=>(const Id128&) const = default;
+  auto operator<=>(const Id128&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a 0 in the default
 };
 
 // An Id128 with a meaning: Id<struct JobTag> and Id<struct HandleTag> do not convert into each other.

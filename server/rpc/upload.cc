@@ -35,7 +35,7 @@ void UploadReactor::Start(std::unique_ptr<MessageTarget> target) {
   StartRead(&reading_);
 }
 
-void UploadReactor::End(absl::Status status) {
+void UploadReactor::End(const absl::Status& status) {
   if (!ended_.exchange(true)) Finish(call_.End(status));
 }
 
@@ -52,15 +52,15 @@ absl::Status UploadReactor::Answer() {
 void UploadReactor::OnReadDone(bool ok) {
   if (ended_) return;
   if (ok) {
-    absl::Status status = Guarded([this] { return target_->Take(reading_); });
-    if (!status.ok()) return End(std::move(status));
+    const absl::Status status = Guarded([this] { return target_->Take(reading_); });
+    if (!status.ok()) return End(status);
     StartRead(&reading_);
     return;
   }
   // Either the client has sent all, or it is gone: then OnCancel ends the call, and nothing half is kept.
   if (context_.IsCancelled()) return End(call_.Cancel());
-  absl::Status status = Guarded([this] { return Answer(); });
-  if (!status.ok()) End(std::move(status));
+  const absl::Status status = Guarded([this] { return Answer(); });
+  if (!status.ok()) End(status);
 }
 
 void UploadReactor::OnDone() {

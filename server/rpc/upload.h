@@ -32,7 +32,7 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   void Start(std::unique_ptr<MessageTarget> target);
 
   // Ends the call. From any thread; only the first end counts.
-  void End(absl::Status status);
+  void End(const absl::Status& status);
 
   void OnReadDone(bool ok) override;
   void OnCancel() override { End(call_.Cancel()); }

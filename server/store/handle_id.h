@@ -1,7 +1,6 @@
 // How a handle is called.
 #pragma once
 
-#include <compare>
 #include <string>
 #include <string_view>
 
