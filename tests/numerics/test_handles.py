@@ -277,3 +277,6 @@ def test_estimate_charges_what_is_kept(server):
     kept = server.estimate(request)
     assert (sent.peak_bytes, sent.reply_bytes) == (kept.peak_bytes, 3 * 11 * 48 * 4)
     assert kept.reply_bytes == 0
+    reply = server.forward("two", [CLEAN], captures=request.captures).reply  # its handles are nobody's and live for a second
+    assert len(reply.handles) == 3 and reply.tensors == []
+    assert 3 * 11 * 48 * 4 <= reply.summary.peak_bytes <= kept.peak_bytes
