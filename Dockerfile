@@ -24,7 +24,7 @@ FROM debian:12-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
       libabsl20220623 libgrpc++1.51 libprotobuf32 libspdlog1.10 libfmt9 libprometheus-cpp-core1.0 \
-      libcpp-httplib0.11 libssl3 libxxhash0 libstdc++6 \
+      libcpp-httplib0.11 libssl3 libxxhash0 libsqlite3-0 libstdc++6 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fluoroscope
 COPY --from=build /image/lib /usr/local/lib/fluoroscope

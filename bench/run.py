@@ -22,6 +22,7 @@ import generate  # noqa: E402
 import process  # noqa: E402
 import sweep  # noqa: E402
 import transport  # noqa: E402
+import users  # noqa: E402
 from fluoroscope.store import model_path  # noqa: E402
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "release"
@@ -30,7 +31,7 @@ BUILD = Path(__file__).resolve().parent.parent / "build" / "release"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each figure (default 7); more is calmer")
-    parser.add_argument("--only", choices=("forward", "sweep", "generate", "transport", "process"), help="a part only, printed and not written to RESULTS.md")
+    parser.add_argument("--only", choices=("forward", "sweep", "generate", "users", "transport", "process"), help="a part only, printed and not written to RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(2)
     described = machine.describe()
@@ -39,6 +40,7 @@ def main() -> int:
         "forward": lambda: forward.measure(directory, options.rounds),
         "sweep": lambda: sweep.measure(directory, options.rounds),
         "generate": lambda: generate.measure(directory, options.rounds),
+        "users": lambda: users.measure(directory, BUILD, options.rounds),
         "transport": lambda: transport.measure(directory, BUILD, options.rounds),
         "process": lambda: process.start_and_memory(directory, options.rounds) + [process.busy_neighbour(directory, options.rounds)],
     }

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/raw_call.h"
 #include "client/status.h"
+#include "client/sweep_call.h"
 
 namespace fluoroscope::client {
 namespace {
@@ -52,6 +53,8 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, Options options)
       models_(v1::Models::NewStub(channel_)),
       inference_(v1::Inference::NewStub(channel_)),
       patching_(v1::Patching::NewStub(channel_)),
+      server_(v1::Server::NewStub(channel_)),
+      jobs_(v1::Jobs::NewStub(channel_)),
       options_(std::move(options)) {
   if (options_.principal.empty()) options_.principal = RandomName();
 }
@@ -73,6 +76,7 @@ absl::StatusOr<Client> Client::Connect(const std::string& target, Options option
 std::unique_ptr<grpc::ClientContext> Client::NewContext() const {
   auto context = std::make_unique<grpc::ClientContext>();
   context->AddMetadata("x-fluoroscope-principal", options_.principal);
+  if (options_.batch) context->AddMetadata("x-fluoroscope-priority", "batch");
   if (options_.call_timeout.count() > 0) context->set_deadline(system_clock::now() + options_.call_timeout);
   return context;
 }
@@ -82,6 +86,13 @@ absl::StatusOr<std::vector<v1::ModelInfo>> Client::ListModels() const {
   const grpc::Status status = models_->ListModels(NewContext().get(), v1::ListModelsRequest(), &reply);
   if (!status.ok()) return ToAbsl(status);
   return std::vector<v1::ModelInfo>(reply.models().begin(), reply.models().end());
+}
+
+absl::StatusOr<v1::ServerStatus> Client::GetStatus() const {
+  v1::ServerStatus reply;
+  const grpc::Status status = server_->GetStatus(NewContext().get(), v1::GetStatusRequest(), &reply);
+  if (!status.ok()) return ToAbsl(status);
+  return reply;
 }
 
 absl::StatusOr<v1::GetModelReply> Client::GetModel(const std::string& model) const {
@@ -150,20 +161,7 @@ absl::StatusOr<ForwardResult> Client::Generate(const v1::GenerateRequest& reques
 
 absl::StatusOr<SweepResult> Client::Sweep(const v1::SweepRequest& request, const SweepProgress& progress) const {
   const auto context = NewContext();
-  const auto call = patching_->Sweep(context.get(), request);
-  SweepAssembler assembler;
-  absl::Status taken;
-  v1::SweepReply message;
-  while (call->Read(&message)) {
-    if (!taken.ok()) continue;  // cancelled: what is still on its way
-    taken = assembler.Take(message);
-    if (!taken.ok()) context->TryCancel();
-    if (taken.ok() && progress && assembler.total() > 0) progress(assembler.done(), assembler.total());
-  }
-  const grpc::Status status = call->Finish();
-  if (!taken.ok()) return taken;
-  if (!status.ok()) return ToAbsl(status);
-  return assembler.Finish();
+  return ReadSweep(*patching_->Sweep(context.get(), request), *context, progress);
 }
 
 absl::StatusOr<v1::SweepEstimate> Client::EstimateSweep(const v1::SweepRequest& request) const {

@@ -25,16 +25,20 @@
 #include "client/assembler.h"
 #include "client/sweep_result.h"
 #include "fluoroscope/v1/inference.grpc.pb.h"
+#include "fluoroscope/v1/jobs.grpc.pb.h"
 #include "fluoroscope/v1/models.grpc.pb.h"
 #include "fluoroscope/v1/patching.grpc.pb.h"
+#include "fluoroscope/v1/server.grpc.pb.h"
 
 namespace fluoroscope::client {
 
 struct Options {
   std::chrono::milliseconds connect_timeout{10000};
   std::chrono::milliseconds call_timeout{0};  // 0: no deadline
-  // By this the server shares itself out fairly between its callers: 1 to 128 of [A-Za-z0-9._-]. Empty: a random name for each Client.
+  // By this the server shares itself out fairly between its callers, and jobs belong to it: 1 to 128 of [A-Za-z0-9._-]. Empty: a random
+  // name for each Client.
   std::string principal;
+  bool batch = false;  // calls let other callers' interactive ones go first: for long jobs that nobody waits for
 };
 
 // Every method blocks, and may be called from any thread, many at once. Copies share the connection. Errors are the server's own code and
@@ -67,6 +71,18 @@ class Client {
   absl::StatusOr<SweepResult> Sweep(const v1::SweepRequest& request, const SweepProgress& progress = {}) const;
   absl::StatusOr<v1::SweepEstimate> EstimateSweep(const v1::SweepRequest& request) const;
 
+  // What the server is doing.
+  absl::StatusOr<v1::ServerStatus> GetStatus() const;
+  // Sweeps and path patching that outlive their call (jobs.proto). They belong to Options::principal: give a name of your own to find them
+  // again.
+  absl::StatusOr<v1::Job> SubmitJob(const v1::SubmitJobRequest& request) const;
+  absl::StatusOr<v1::GetJobReply> GetJob(const std::string& id) const;
+  absl::StatusOr<std::vector<v1::Job>> ListJobs() const;  // newest first
+  // Waits for the end, unless a call timeout says otherwise; the job goes on in any case.
+  absl::StatusOr<SweepResult> WatchJob(const std::string& id, const SweepProgress& progress = {}) const;
+  absl::StatusOr<v1::Job> CancelJob(const std::string& id) const;
+  absl::Status DeleteJob(const std::string& id) const;
+
  private:
   Client(std::shared_ptr<grpc::Channel> channel, Options options);
 
@@ -76,6 +92,8 @@ class Client {
   std::shared_ptr<v1::Models::Stub> models_;
   std::shared_ptr<v1::Inference::Stub> inference_;
   std::shared_ptr<v1::Patching::Stub> patching_;
+  std::shared_ptr<v1::Server::Stub> server_;
+  std::shared_ptr<v1::Jobs::Stub> jobs_;
   Options options_;
 };
 

@@ -23,6 +23,7 @@
 #include "absl/flags/usage_config.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/watchdog.h"
 #include "config/address.h"
 #include "config/config.h"
 #include "engine/engine.h"
@@ -30,6 +31,7 @@
 #include "obs/logging.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
+#include "rpc/grid_codec.h"
 #include "rpc/server.h"
 #include "spdlog/spdlog.h"
 
@@ -40,6 +42,7 @@ ABSL_FLAG(
     "and tokenizer.json.");
 ABSL_FLAG(std::string, grpc_address, "", "Where to listen for gRPC, host:port; port 0 takes a free one. Default 127.0.0.1:7070.");
 ABSL_FLAG(std::string, http_address, "", "Where to serve /metrics, /healthz and /readyz, host:port. Default 127.0.0.1:9464.");
+ABSL_FLAG(std::string, jobs_directory, "", "Where jobs and their results are kept; without it there are none.");
 ABSL_FLAG(std::string, port_file, "", "Written when the server is ready: lines grpc=PORT and http=PORT.");
 
 namespace fluoroscope {
@@ -73,8 +76,10 @@ void SetFlagTexts() {
 }
 
 absl::StatusOr<config::ServerConfig> ConfigFromFlags() {
-  config::Overrides overrides{
-      .models = {}, .grpc_address = absl::GetFlag(FLAGS_grpc_address), .http_address = absl::GetFlag(FLAGS_http_address)};
+  config::Overrides overrides{.models = {},
+                              .grpc_address = absl::GetFlag(FLAGS_grpc_address),
+                              .http_address = absl::GetFlag(FLAGS_http_address),
+                              .jobs_directory = absl::GetFlag(FLAGS_jobs_directory)};
   for (const std::string& model : absl::GetFlag(FLAGS_model)) {
     const size_t equals = model.find('=');
     if (equals == std::string::npos)
@@ -164,21 +169,34 @@ absl::Status Run(const config::ServerConfig& config, Signals& signals) {
   spdlog::info("fluoroscope-server {} listens: gRPC {} (port {}), HTTP {} (port {}); loading {} model(s)", obs::Version(),
                config.grpc_address, server->port(), config.http_address, http->port(), config.models.size());
 
-  FS_ASSIGN_OR_RETURN(std::unique_ptr<engine::Engine> engine, engine::Engine::Create(config, metrics));
+  FS_ASSIGN_OR_RETURN(std::unique_ptr<engine::Engine> engine, engine::Engine::Create(config, metrics, rpc::MakeGridCodec(config.limits)));
   signals.StartDraining();
   server->Serve(*engine);
   condition.ready = true;
   FS_RETURN_IF_ERROR(WritePortFile(absl::GetFlag(FLAGS_port_file), server->port(), http->port()));
   spdlog::info("serving");
 
+  Watchdog watchdog{seconds(config.end_stuck_seconds)};
   while (!signals.WaitFor(seconds(1))) {
-    condition.healthy = engine->Healthy();
-    if (condition.healthy) continue;
-    condition.ready = false;
-    server->StopServing();
-    spdlog::critical("the device's executor is stuck or the device is lost; ending, so that a supervisor can start again");
-    obs::ShutDownLogging();
-    std::_Exit(1);  // what is stuck cannot be waited for
+    const Watchdog::State state = watchdog.Look(engine->Healthy());
+    if (state == Watchdog::State::kEnd) {
+      spdlog::critical("the device's executor is still stuck; ending the process, so that a supervisor can start it again");
+      obs::ShutDownLogging();
+      std::abort();  // what is stuck cannot be waited for, and a core dump says where it is
+    }
+    const bool healthy = state == Watchdog::State::kFine;
+    if (healthy == condition.healthy) continue;
+    condition.healthy = condition.ready = healthy;
+    metrics.SetExecutorStuck(!healthy);
+    if (healthy) {
+      spdlog::warn("the device's executor goes on");
+      server->Serve(*engine);
+    } else {
+      spdlog::critical(
+          "the device's executor is stuck, or the device is lost: one step has taken more than {} s; ending in {} s unless it goes on",
+          config.stuck_seconds, config.end_stuck_seconds);
+      server->StopServing();
+    }
   }
 
   condition.ready = false;

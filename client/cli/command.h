@@ -15,6 +15,8 @@ struct Global {
   std::string target = "localhost:7070";
   double timeout_s = 60;
   bool json = false;
+  bool batch = false;
+  std::string principal;  // whose jobs; empty: a random name
 };
 
 // What to do once everything is parsed.
@@ -26,5 +28,10 @@ void AddHooks(CLI::App& app, const Global& global, Action* action);
 void AddRun(CLI::App& app, const Global& global, Action* action);
 void AddGenerate(CLI::App& app, const Global& global, Action* action);
 void AddSweep(CLI::App& app, const Global& global, Action* action);
+void AddTop(CLI::App& app, const Global& global, Action* action);
+void AddJobs(CLI::App& app, const Global& global, Action* action);
+
+// Submits a job for the commands whose requests may be one, and prints its id. INVALID_ARGUMENT without a principal: nobody would find it.
+absl::Status SubmitJob(const client::Client& client, const Global& global, const v1::SubmitJobRequest& request);
 
 }  // namespace fluoroscope::cli

@@ -56,12 +56,18 @@ int Main(int argc, char** argv) {
   app.add_option("--timeout", global.timeout_s, "How long one call may take (60); 0: no limit")
       ->check(CLI::Range(0.0, 1e6).description(""))
       ->option_text("SECONDS");
+  app.add_flag("--batch", global.batch, "Let other callers' interactive calls go first");
+  app.add_option("--principal", global.principal, "Your name for yourself, to which your jobs belong ($FLUOROSCOPE_PRINCIPAL)")
+      ->envname("FLUOROSCOPE_PRINCIPAL")
+      ->option_text("NAME");
   app.add_flag("--json", global.json, "One JSON document instead of a table");
   AddModels(app, global, &action);
   AddHooks(app, global, &action);
   AddRun(app, global, &action);
   AddGenerate(app, global, &action);
   AddSweep(app, global, &action);
+  AddTop(app, global, &action);
+  AddJobs(app, global, &action);
   app.footer(kFooter);  // behind the commands, which would copy it
   try {
     app.parse(argc, argv);
@@ -73,7 +79,9 @@ int Main(int argc, char** argv) {
     return kUsage;
   }
   client::Options options;
+  options.principal = global.principal;
   options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(global.timeout_s * 1000));
+  options.batch = global.batch;
   auto client = client::Client::Connect(global.target, options);
   absl::Status status = client.ok() ? action(*client) : client.status();
   // A full disk or a reader that went away shows only now.

@@ -1,12 +1,11 @@
 // fluoroscope sweep MODEL --clean TEXT --corrupt TEXT --answer TOKEN --foil TOKEN
 #include <fmt/core.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <memory>
 
 #include "client/cli/command.h"
 #include "client/cli/output.h"
+#include "client/cli/progress.h"
 #include "client/cli/sweep_output.h"
 #include "client/cli/sweep_request.h"
 
@@ -29,27 +28,7 @@ Examples:
 
 struct Options {
   SweepOptions sweep;
-  bool csv = false, raw = false, estimate = false;
-};
-
-// One line on stderr that is written over again and again, on a terminal and for sweeps that take a while.
-class Progress {
- public:
-  void Show(size_t done, size_t total) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!is_terminal_ || now < next_) return;
-    next_ = now + std::chrono::milliseconds(100);
-    shown_ = true;
-    fmt::print(stderr, "\r{} of {} cells ({:.0f} %)\x1b[K", done, total, 100.0 * static_cast<double>(done) / static_cast<double>(total));
-  }
-  ~Progress() {
-    if (shown_) fmt::print(stderr, "\r\x1b[K");
-  }
-
- private:
-  const bool is_terminal_ = isatty(fileno(stderr)) != 0;
-  bool shown_ = false;
-  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
+  bool csv = false, raw = false, estimate = false, as_job = false;
 };
 
 // What the sweep would cost; nothing is run.
@@ -80,20 +59,20 @@ absl::Status Run(const client::Client& client, const Global& global, const Optio
     if (options.csv) return absl::InvalidArgumentError("--estimate and --csv exclude each other");
     return Estimate(client, global, *request);
   }
+  if (options.as_job) {
+    if (options.csv)
+      return absl::InvalidArgumentError("--as-job and --csv exclude each other: `fluoroscope jobs watch ID --csv` gives the result");
+    v1::SubmitJobRequest submit;
+    *submit.mutable_sweep() = *std::move(request);
+    return SubmitJob(client, global, submit);
+  }
   auto sweep = [&] {
     Progress progress;
     return client.Sweep(*request, [&](size_t done, size_t total) { progress.Show(done, total); });
   };
   auto result = sweep();
   if (!result.ok()) return result.status();
-  for (const std::string& warning : result->summary.warnings()) fmt::print(stderr, "warning: {}\n", warning);
-  if (global.json) {
-    PrintJson(SweepToJson(*request, *result));
-  } else if (options.csv) {
-    fmt::print("{}", SweepToCsv(*request, *result));
-  } else {
-    PrintHeatMaps(*request, *result, options.raw);
-  }
+  PrintGrid(TextOf(*request), *result, {global.json, options.csv, options.raw});
   return absl::OkStatus();
 }
 
@@ -106,6 +85,7 @@ void AddSweep(CLI::App& app, const Global& global, Action* action) {
   command->add_flag("--raw", options->raw, "The heat map shows the metric itself, also where it can be normalised");
   command->add_flag("--csv", options->csv, "One line per cell: labels, value, normalised value");
   command->add_flag("--estimate", options->estimate, "Says what the sweep would cost, without running it");
+  command->add_flag("--as-job", options->as_job, "Has the server keep the sweep as a job and prints its id; see `fluoroscope jobs`");
   command->footer(kExamples);
   command->callback(
       [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });

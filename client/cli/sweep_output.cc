@@ -18,7 +18,7 @@ bool HasSources(const v1::SweepRequest& request) {
                      [](const std::string& site) { return site == "attn.hook_pattern" || site == "attn.hook_attn_scores"; });
 }
 
-std::string AxisName(const v1::SweepRequest& request, v1::SweepAxis axis) {
+std::string AxisName(const GridText& text, v1::SweepAxis axis) {
   switch (axis) {
     case v1::SWEEP_AXIS_SITE:
       return "site";
@@ -29,7 +29,11 @@ std::string AxisName(const v1::SweepRequest& request, v1::SweepAxis axis) {
     case v1::SWEEP_AXIS_HEAD:
       return "head";
     case v1::SWEEP_AXIS_UNIT:
-      return HasSources(request) ? "source" : "unit";
+      return text.sources ? "source" : "unit";
+    case v1::SWEEP_AXIS_RECEIVER:
+      return "receiver";
+    case v1::SWEEP_AXIS_SENDER:
+      return "sender";
     default:
       return "axis";
   }
@@ -40,10 +44,10 @@ struct Axis {
   std::vector<std::string> labels;
 };
 
-std::vector<Axis> AxesOf(const v1::SweepRequest& request, const client::SweepResult& result) {
+std::vector<Axis> AxesOf(const GridText& text, const client::SweepResult& result) {
   std::vector<Axis> axes;
   for (const v1::SweepAxisInfo& info : result.header.axes())
-    axes.push_back({AxisName(request, info.axis()), {info.labels().begin(), info.labels().end()}});
+    axes.push_back({AxisName(text, info.axis()), {info.labels().begin(), info.labels().end()}});
   return axes;
 }
 
@@ -130,14 +134,36 @@ double Saved(const v1::SweepEstimate& estimate) { return estimate.flops() > 0 ? 
 
 }  // namespace
 
-void PrintHeatMaps(const v1::SweepRequest& request, const client::SweepResult& result, bool raw) {
+GridText TextOf(const v1::SweepRequest& request) {
+  return {What(request), request.direction() == v1::SWEEP_DIRECTION_NOISE, HasSources(request)};
+}
+
+GridText TextOf(const v1::PathPatchRequest& request) {
+  const bool noise = request.direction() != v1::SWEEP_DIRECTION_DENOISE;  // absent: noise
+  return {
+      fmt::format("paths: senders say in the {} run what they say in the {} one", noise ? "clean" : "corrupt", noise ? "corrupt" : "clean"),
+      noise, false};
+}
+
+void PrintGrid(const GridText& text, const client::SweepResult& result, const GridFormat& format) {
+  for (const std::string& warning : result.summary.warnings()) fmt::print(stderr, "warning: {}\n", warning);
+  if (format.json) {
+    PrintJson(SweepToJson(text, result));
+  } else if (format.csv) {
+    fmt::print("{}", SweepToCsv(text, result));
+  } else {
+    PrintHeatMaps(text, result, format.raw);
+  }
+}
+
+void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool raw) {
   const Palette palette = PaletteOf(stdout);
   const bool colour = palette != Palette::kNone;
-  const std::vector<Axis> axes = AxesOf(request, result);
+  const std::vector<Axis> axes = AxesOf(text, result);
   bool normalized = false;
   const HeatMap whole = Scaled(result, raw, &normalized);
-  const bool noise = request.direction() == v1::SWEEP_DIRECTION_NOISE;
-  fmt::print("{}\n", Bold(What(request), colour));
+  const bool noise = text.noise;
+  fmt::print("{}\n", Bold(text.what, colour));
   fmt::print("{} is {:.3f} in the {} run and {:.3f} in the {} one.\n{}\n", result.header.metrics(0), result.MeanBase(),
              noise ? "clean" : "corrupt", result.MeanSource(), noise ? "corrupt" : "clean",
              normalized ? fmt::format("Shown: 0 is the {} run, 1 the {} run.", noise ? "clean" : "corrupt", noise ? "corrupt" : "clean")
@@ -166,15 +192,15 @@ void PrintHeatMaps(const v1::SweepRequest& request, const client::SweepResult& r
                  colour));
 }
 
-nlohmann::ordered_json SweepToJson(const v1::SweepRequest& request, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(request, result);
+nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResult& result) {
+  const std::vector<Axis> axes = AxesOf(text, result);
   auto shape = nlohmann::ordered_json::array();
   for (const Axis& axis : axes) shape.push_back({{"name", axis.name}, {"labels", axis.labels}});
   size_t at = 0;
   nlohmann::ordered_json values = Nested(axes, result.MeanValues(), 0, at), normalized = nullptr;
   if (auto numbers = result.Normalized(); numbers.ok()) normalized = Nested(axes, *numbers, 0, at = 0);
   const v1::SweepEstimate& e = result.header.estimate();
-  return {{"sweep", What(request)},
+  return {{"sweep", text.what},
           {"clean", TokensToJson(result.header.clean(0))},
           {"corrupt", TokensToJson(result.header.corrupt(0))},
           {"metric", result.header.metrics(0)},
@@ -193,8 +219,8 @@ nlohmann::ordered_json SweepToJson(const v1::SweepRequest& request, const client
           {"provenance", ToJson(result.header.provenance())}};
 }
 
-std::string SweepToCsv(const v1::SweepRequest& request, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(request, result);
+std::string SweepToCsv(const GridText& grid, const client::SweepResult& result) {
+  const std::vector<Axis> axes = AxesOf(grid, result);
   const std::vector<double> values = result.MeanValues();
   const auto normalized = result.Normalized();
   std::string text;

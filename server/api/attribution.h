@@ -10,17 +10,11 @@ namespace fluoroscope::api {
 
 enum class AttributionMethod { kAttributionPatching, kGradientTimesInput, kIntegratedGradients, kQkFix, kAtpStar };
 
-// Which cells are also run: none when both are 0.
-struct AttributionVerify {
-  uint32_t top = 0, random = 0;
-  uint64_t seed = 0;
-};
-
 struct AttributionRequest {
   SweepRequest grid;
   AttributionMethod method = AttributionMethod::kAttributionPatching;
   uint32_t steps = 8;  // of kIntegratedGradients
-  AttributionVerify verify;
+  CellChoice verify;   // which cells are also run: none when both are 0
 };
 
 enum class EdgeMethod { kEap, kEapIg };

@@ -29,6 +29,12 @@ struct SweepGroup {
   std::vector<Positions> positions;  // one per pair, or one for all
 };
 
+// Cells of which another run gives other values too: those whose values are farthest from the base run's, and others at random.
+struct CellChoice {
+  uint32_t top = 0, random = 0;
+  uint64_t seed = 0;
+};
+
 struct SweepRequest {
   std::string model;
   std::vector<SweepPair> pairs;
@@ -48,6 +54,8 @@ struct SweepRequest {
   uint32_t window_before = 0;                       // so many of them in front of the cell's own
   std::vector<Metric> metrics;                      // `rows` are pairs; the same name may come several times for different pairs
   std::vector<Intervention> corrupt_interventions;  // of the corrupt prompts' own runs; rows are pairs
+  // Absent: the model's own numbers. Else products in bfloat16, and these cells also in the model's.
+  std::optional<CellChoice> fast;
 };
 
 // One axis of the result, with what its places are called.
@@ -110,7 +118,15 @@ struct AttributionCheck {
   std::vector<OfMetric> metrics;
 };
 
-using SweepPart = std::variant<SweepHeader, SweepReference, SweepCells, SweepSummary, ExactCells, AttributionCheck>;
+// Of fast sweeps: how far they were off in the cells that were run again.
+struct PrecisionCheck {
+  std::vector<uint32_t> cells;             // ascending
+  std::vector<double> largest_difference;  // by metric
+  std::vector<double> largest_change;      // by metric: of an exact value from the exact base run's
+  double run_ms = 0;                       // of the exact run
+};
+
+using SweepPart = std::variant<SweepHeader, SweepReference, SweepCells, SweepSummary, ExactCells, AttributionCheck, PrecisionCheck>;
 using SweepSink = Sink<SweepPart>;
 
 }  // namespace fluoroscope::api

@@ -11,8 +11,8 @@ namespace fluoroscope::attribution {
 struct AttributionPlan {
   sweep::SweepPlan sweep;  // what is estimated
   api::AttributionMethod method = api::AttributionMethod::kAttributionPatching;
-  int64_t steps = 8;              // of kIntegratedGradients
-  api::AttributionVerify verify;  // which cells are also run
+  int64_t steps = 8;       // of kIntegratedGradients
+  api::CellChoice verify;  // which cells are also run
 
   bool is_integrated() const { return method == api::AttributionMethod::kIntegratedGradients; }
   bool fixes_attention() const { return method == api::AttributionMethod::kQkFix || method == api::AttributionMethod::kAtpStar; }

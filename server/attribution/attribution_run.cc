@@ -4,41 +4,11 @@
 
 #include "attribution/check.h"
 #include "obs/metrics.h"
+#include "sweep/choose_cells.h"
 
 namespace fluoroscope::attribution {
 
 using Clock = std::chrono::steady_clock;
-
-// Takes what the sweep of the verified cells says, and passes the cells on as exact ones.
-class AttributionRun::ExactSink final : public api::SweepSink {
- public:
-  ExactSink(api::SweepSink& out, size_t metrics) : out_(out), metrics_(metrics) {}
-
-  bool Push(api::SweepPart part) override {
-    if (auto* reference = std::get_if<api::SweepReference>(&part)) base[reference->pair] = reference->base;
-    if (auto* summary = std::get_if<api::SweepSummary>(&part)) end = std::move(*summary);
-    if (auto* done = std::get_if<api::SweepCells>(&part)) {
-      for (size_t i = 0; i < done->cells.size(); ++i) {
-        std::vector<double>& sum = sums[done->cells[i]];
-        sum.resize(metrics_);
-        for (size_t m = 0; m < metrics_; ++m) sum[m] += done->values[i * metrics_ + m];
-      }
-      out_.Push(api::ExactCells{std::move(*done)});
-    }
-    return true;
-  }
-  void OnDrain(std::function<void()>) override {}
-  void Finish(absl::Status ended) override { status = std::move(ended); }
-
-  std::map<uint32_t, std::vector<double>> base;  // by pair
-  std::map<uint32_t, std::vector<double>> sums;  // by cell: over pairs, by metric
-  api::SweepSummary end;
-  absl::Status status;
-
- private:
-  api::SweepSink& out_;
-  const size_t metrics_;
-};
 
 AttributionRun::AttributionRun(Scoring scoring, api::SweepHeader header, std::vector<std::string> warnings,
                                std::shared_ptr<api::SweepSink> sink, obs::Metrics& metrics, Clock::time_point arrived)
@@ -104,25 +74,23 @@ void AttributionRun::FinishPair() {
 }
 
 void AttributionRun::StartVerification() {
-  chosen_ = CellsToVerify(mean_, header_.metrics.size(), scoring_.verification->choice);
+  chosen_ = sweep::ChooseCells(mean_, header_.metrics.size(), scoring_.verification->choice);
   sweep::SweepPlan exact = scoring_.verification->sweep;
   exact.chosen = chosen_;
-  exact_ = std::make_shared<ExactSink>(*sink_, header_.metrics.size());
+  exact_ = std::make_shared<sweep::CellRecorder>(*sink_, sweep::CellRecorder::As::kExact);
   sweep_ = std::make_unique<sweep::SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
 }
 
 void AttributionRun::SendCheck() {
   const size_t metrics = header_.metrics.size();
-  const double pairs = static_cast<double>(scoring_.pairs);
+  const std::map<uint32_t, std::vector<double>> changes = exact_->MeanChanges();
   api::AttributionCheck check;
   check.cells = chosen_;
   for (size_t m = 0; m < metrics; ++m) {
-    double base = 0;
-    for (const auto& [pair, values] : exact_->base) base += values[m] / pairs;
     std::vector<double> estimates, exact;
     for (uint32_t cell : chosen_) {
       estimates.push_back(mean_[cell * metrics + m]);
-      exact.push_back(exact_->sums.at(cell)[m] / pairs - base);
+      exact.push_back(changes.at(cell)[m]);
     }
     check.metrics.push_back(Compare(estimates, exact, scoring_.verification->choice.top, scoring_.verification->by_size));
   }

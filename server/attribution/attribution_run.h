@@ -9,6 +9,7 @@
 #include "attribution/pair_scores.h"
 #include "run/step_meter.h"
 #include "sched/work.h"
+#include "sweep/cell_recorder.h"
 #include "sweep/sweep_run.h"
 
 namespace fluoroscope::obs {
@@ -27,8 +28,6 @@ class AttributionRun final : public sched::Work {
   void Abort(absl::Status why) override;
 
  private:
-  class ExactSink;
-
   bool StepPair();  // false: all pairs have their scores
   void FinishPair();
   void StartVerification();
@@ -52,7 +51,7 @@ class AttributionRun final : public sched::Work {
 
   // The verification, once it has begun.
   std::vector<uint32_t> chosen_;
-  std::shared_ptr<ExactSink> exact_;
+  std::shared_ptr<sweep::CellRecorder> exact_;
   std::unique_ptr<sweep::SweepRun> sweep_;
 };
 

@@ -3,20 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <random>
 #include <set>
+
+#include "sweep/choose_cells.h"
 
 namespace fluoroscope::attribution {
 namespace {
-
-// The first `count` places when sorted by size, the largest first; equal ones in their order.
-std::vector<uint32_t> Largest(const std::vector<double>& values, size_t count) {
-  std::vector<uint32_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return std::abs(values[a]) > std::abs(values[b]); });
-  order.resize(std::min(count, order.size()));
-  return order;
-}
 
 std::vector<double> Ranks(const std::vector<double>& values) {
   std::vector<size_t> order(values.size());
@@ -33,25 +25,6 @@ std::vector<double> Ranks(const std::vector<double>& values) {
 }
 
 }  // namespace
-
-std::vector<uint32_t> CellsToVerify(const std::vector<double>& scores, size_t metrics, const api::AttributionVerify& verify) {
-  const size_t cells = scores.size() / metrics;
-  std::set<uint32_t> chosen;
-  for (size_t m = 0; m < metrics; ++m) {
-    std::vector<double> of_metric(cells);
-    for (size_t cell = 0; cell < cells; ++cell) of_metric[cell] = scores[cell * metrics + m];
-    for (uint32_t cell : Largest(of_metric, verify.top)) chosen.insert(cell);
-  }
-  std::vector<uint32_t> rest;
-  for (uint32_t cell = 0; cell < cells; ++cell)
-    if (!chosen.contains(cell)) rest.push_back(cell);
-  std::mt19937_64 random(verify.seed);
-  for (size_t i = 0; i < std::min<size_t>(verify.random, rest.size()); ++i) {
-    std::swap(rest[i], rest[i + random() % (rest.size() - i)]);
-    chosen.insert(rest[i]);
-  }
-  return {chosen.begin(), chosen.end()};
-}
 
 std::optional<double> Spearman(const std::vector<double>& a, const std::vector<double>& b) {
   const std::vector<double> x = Ranks(a), y = Ranks(b);
@@ -71,7 +44,7 @@ api::AttributionCheck::OfMetric Compare(const std::vector<double>& estimates, co
   std::vector<double> compared = exact;
   if (by_size)
     for (double& value : compared) value = std::abs(value);
-  const std::vector<uint32_t> guessed = Largest(estimates, top), true_ones = Largest(exact, top);
+  const std::vector<uint32_t> guessed = sweep::LargestPlaces(estimates, top), true_ones = sweep::LargestPlaces(exact, top);
   const std::set<uint32_t> really(true_ones.begin(), true_ones.end());
   const auto hits = std::count_if(guessed.begin(), guessed.end(), [&](uint32_t cell) { return really.contains(cell); });
   return {Spearman(estimates, compared), guessed.empty() ? 0 : static_cast<double>(hits) / static_cast<double>(guessed.size()),

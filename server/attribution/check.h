@@ -1,4 +1,4 @@
-// Estimates beside exact values: which cells are run, and how well the two agree.
+// Estimates beside exact values: how well the two agree.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,6 @@
 #include "api/attribution.h"
 
 namespace fluoroscope::attribution {
-
-// Ascending. `scores` [cells, metrics]: the mean over pairs.
-std::vector<uint32_t> CellsToVerify(const std::vector<double>& scores, size_t metrics, const api::AttributionVerify& verify);
 
 // Spearman's rank correlation: Pearson's of the ranks, ties at their mean rank (as scipy.stats.spearmanr). None with fewer than two values,
 // or where one side is the same everywhere.

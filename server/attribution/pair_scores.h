@@ -32,7 +32,7 @@ struct Scoring {
   // The cells that are also run, chosen by their scores.
   struct Verification {
     sweep::SweepPlan sweep;
-    api::AttributionVerify choice;
+    api::CellChoice choice;
     bool by_size = false;  // scores have no sign
   };
 

@@ -26,7 +26,7 @@ struct Id128 {
 
   std::string ToHex() const;
 
-  auto operator<=>(const Id128&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a 0 in the default
+  auto operator<=>(const Id128&) const = default;  // NOLINT(modernize-use-nullptr): what the compiler makes of it has a 0
 };
 
 // An Id128 with a meaning: Id<struct JobTag> and Id<struct HandleTag> do not convert into each other.
@@ -44,7 +44,7 @@ class Id {
   std::string ToHex() const { return value_.ToHex(); }
   const Id128& value() const { return value_; }
 
-  auto operator<=>(const Id&) const = default;
+  auto operator<=>(const Id&) const = default;  // NOLINT(modernize-use-nullptr)
 
  private:
   explicit Id(Id128 value) : value_(value) {}

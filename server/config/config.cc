@@ -114,6 +114,11 @@ void Take(uint32_t value, uint32_t& field) {
   if (value != 0) field = value;
 }
 
+absl::StatusOr<uint64_t> BytesOf(const char* field, uint64_t mib) {
+  if (mib > std::numeric_limits<uint64_t>::max() / kMiB) return Invalid(field, " is ", mib, ", which is more bytes than 64 bits can count");
+  return mib * kMiB;
+}
+
 absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   ServerConfig config;
   if (!proto.grpc_address().empty()) config.grpc_address = proto.grpc_address();
@@ -121,15 +126,16 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   for (const pb::Model& model : proto.models()) config.models.push_back({model.name(), model.path(), model.dtype()});
   if (!proto.device().name().empty()) config.device = proto.device().name();
   config.threads = proto.device().threads();
-  if (proto.device().memory_mib() > std::numeric_limits<uint64_t>::max() / kMiB) {
-    return Invalid("device.memory_mib is ", proto.device().memory_mib(), ", which is more bytes than 64 bits can count");
-  }
-  config.memory_bytes = proto.device().memory_mib() * kMiB;
+  FS_ASSIGN_OR_RETURN(config.memory_bytes, BytesOf("device.memory_mib", proto.device().memory_mib()));
   Take(proto.limits().max_receive_mib(), config.limits.max_receive_mib);
   Take(proto.limits().max_queue(), config.limits.max_queue);
   Take(proto.limits().max_prompts(), config.limits.max_prompts);
   Take(proto.limits().max_tokens(), config.limits.max_tokens);
   Take(proto.limits().sink_buffer_mib(), config.limits.sink_buffer_mib);
+  Take(proto.limits().max_in_flight_per_principal(), config.limits.max_in_flight_per_principal);
+  Take(proto.limits().max_running_per_principal(), config.limits.max_running_per_principal);
+  FS_ASSIGN_OR_RETURN(config.limits.bytes_per_principal,
+                      BytesOf("limits.memory_mib_per_principal", proto.limits().memory_mib_per_principal()));
   Take(proto.drain_seconds(), config.drain_seconds);
   if (!proto.log_level().empty()) config.log_level = proto.log_level();
   Take(proto.self_check_seconds(), config.self_check_seconds);
@@ -139,6 +145,12 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   config.handles.total_bytes = proto.handles().total_mib() * kMiB;
   config.handles.principal_bytes = proto.handles().principal_mib() * kMiB;
   Take(proto.handles().max_ttl_seconds(), config.handles.max_ttl_seconds);
+  Take(proto.stuck_seconds(), config.stuck_seconds);
+  Take(proto.end_stuck_seconds(), config.end_stuck_seconds);
+  config.jobs.directory = proto.jobs().directory();
+  Take(proto.jobs().max_per_principal(), config.jobs.max_per_principal);
+  Take(proto.jobs().max_mib(), config.jobs.max_mib);
+  Take(proto.jobs().keep_hours(), config.jobs.keep_hours);
   return config;
 }
 
@@ -192,6 +204,7 @@ absl::StatusOr<ServerConfig> Load(const std::string& path, const Overrides& over
     config->models.insert(config->models.end(), overrides.models.begin(), overrides.models.end());
     if (!overrides.grpc_address.empty()) config->grpc_address = overrides.grpc_address;
     if (!overrides.http_address.empty()) config->http_address = overrides.http_address;
+    if (!overrides.jobs_directory.empty()) config->jobs.directory = overrides.jobs_directory;
     status = Finish(*config);
   }
   if (status.ok()) return config;

@@ -21,6 +21,16 @@ struct Limits {
   uint32_t max_prompts = 1024;
   uint32_t max_tokens = 262144;
   uint32_t sink_buffer_mib = 64;
+  uint32_t max_in_flight_per_principal = 256;
+  uint32_t max_running_per_principal = 64;
+  uint64_t bytes_per_principal = 0;  // 0: the whole budget
+};
+
+struct JobsConfig {
+  std::string directory;  // empty: no jobs
+  uint32_t max_per_principal = 64;
+  uint32_t max_mib = 256;
+  uint32_t keep_hours = 168;
 };
 
 struct HandlesConfig {
@@ -40,6 +50,9 @@ struct ServerConfig {
   uint32_t drain_seconds = 10;
   std::string log_level = "info";
   uint32_t self_check_seconds = 60;
+  uint32_t stuck_seconds = 60;
+  uint32_t end_stuck_seconds = 30;
+  JobsConfig jobs;
   HandlesConfig handles;
 };
 
@@ -54,6 +67,7 @@ struct Overrides {
   std::vector<ModelConfig> models;  // added to the file's
   std::string grpc_address;
   std::string http_address;
+  std::string jobs_directory = "";
 };
 
 // The file (or, when `path` is empty, the defaults) with the command line's word on top, checked.

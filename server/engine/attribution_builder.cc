@@ -35,6 +35,8 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
   FS_ASSIGN_OR_RETURN(BuiltSweep sweep, BuildSweep(model, request.grid, limits));
   if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
     return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");
+  if (request.grid.fast)
+    return absl::InvalidArgumentError("grid.precision: attributions are in the model's own numbers; sweeps can be FAST");
   if (!request.grid.corrupt_interventions.empty())
     return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
   attribution::AttributionPlan plan{std::move(sweep.plan), request.method, request.steps, request.verify};

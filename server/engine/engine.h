@@ -10,10 +10,12 @@
 #include "api/attribution.h"
 #include "api/call.h"
 #include "api/generate.h"
+#include "api/grid_codec.h"
 #include "api/handles.h"
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
+#include "api/status.h"
 #include "api/sweep.h"
 #include "api/weights.h"
 
@@ -22,6 +24,9 @@ struct ServerConfig;
 }
 namespace fluoroscope::obs {
 class Metrics;
+}
+namespace fluoroscope::jobs {
+class Jobs;
 }
 
 namespace fluoroscope::engine {
@@ -33,8 +38,10 @@ class Engine {
   template <typename T>
   using Callback = std::function<void(absl::StatusOr<T>)>;
 
-  // Loads all models, warms them up and checks their identities. Slow (seconds); called once, before serving.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const config::ServerConfig& config, obs::Metrics& metrics);
+  // Loads all models, warms them up and checks their identities; then begins to resume what jobs are unfinished. Slow (seconds); called
+  // once, before serving. `codec`: how jobs are kept.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const config::ServerConfig& config, obs::Metrics& metrics,
+                                                        std::shared_ptr<const api::GridCodec> codec);
 
   virtual ~Engine() = default;
 
@@ -69,13 +76,20 @@ class Engine {
   // Activations that stay on the server. Lives as long as the engine.
   virtual api::Handles& handles() = 0;
 
+  // Sweeps and path patching that outlive their call.
+  virtual jobs::Jobs& jobs() = 0;
+
   // A call's cancel token was set: look at the tokens now, not after the next step. Quick; from any thread.
   virtual void Poke() {}
+
+  // What is waiting and running at this moment.
+  virtual api::ServerStatus Status() const = 0;
 
   // Liveness: false when the executor has not taken a step for a long while although it has work, or the device is lost.
   virtual bool Healthy() const = 0;
 
-  // Refuses new calls with UNAVAILABLE, lets running work go on for `grace`, then cancels what is left. Returns when all is finished.
+  // Refuses new calls with UNAVAILABLE, lets running work go on for `grace`, then cancels what is left; stops jobs at once, to be resumed
+  // by the next process. Returns when all is finished.
   virtual void Drain(std::chrono::milliseconds grace) = 0;
 };
 

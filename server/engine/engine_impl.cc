@@ -13,13 +13,16 @@
 #include "engine/generate_builder.h"
 #include "engine/grid_work.h"
 #include "engine/handle_service.h"
+#include "engine/job_work.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
 #include "engine/self_check.h"
+#include "engine/status.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
+#include "engine/work_info.h"
 #include "generate/generate_run.h"
 #include "obs/metrics.h"
 #include "run/forward_run.h"
@@ -39,21 +42,22 @@ size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t
 // The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics)
+  EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics, std::shared_ptr<const api::GridCodec> codec)
       : config_(config),
         metrics_(metrics),
         handles_(config, executor_, metrics,
                  {.find = [this](const std::string& name) { return Find(name); },
                   .prepare = [this](auto call, auto sink, auto plan) { PrepareInto(std::move(call), std::move(sink), std::move(plan)); },
-                  .submit = [this](auto work, uint64_t bytes, const auto& call,
-                                   const auto& sink) { Submit(std::move(work), bytes, call, sink); }}),
-        executor_({.max_waiting = config.limits.max_queue, .budget_bytes = config.memory_bytes, .stuck_after = std::chrono::seconds(60)},
-                  metrics),
+                  .submit = [this](auto work, uint64_t bytes, double flops, const auto& call,
+                                   const auto& sink) { Submit(std::move(work), bytes, flops, call, sink); }}),
+        runner_({[this](const std::string& name) { return Find(name); }, config_, metrics_, std::move(codec), executor_, prepare_}),
+        executor_(ExecutorOptionsOf(config), metrics),
         prepare_(PrepareQueue(config)) {}
 
   ~EngineImpl() override {
     timer_.request_stop();
     if (timer_.joinable()) timer_.join();
+    if (jobs_ != nullptr) jobs_->Close();  // it starts nothing any more
     prepare_.Stop();
   }
 
@@ -66,6 +70,8 @@ class EngineImpl final : public Engine {
     }));
     for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
     for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model, executor_, metrics_));
+    FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
+    jobs_->Begin();
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
     return absl::OkStatus();
   }
@@ -169,23 +175,28 @@ class EngineImpl final : public Engine {
 
   api::Handles& handles() override { return handles_; }
 
+  jobs::Jobs& jobs() override { return *jobs_; }
+
   void Poke() override { executor_.Poke(); }
+
+  api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes); }
 
   bool Healthy() const override { return executor_.Healthy(); }
 
   void Drain(std::chrono::milliseconds grace) override {
     draining_ = true;
     timer_.request_stop();
+    jobs_->Suspend();
     prepare_.Stop();  // what was accepted reaches the executor before it drains
     executor_.Drain(grace);
+    jobs_->Close();
   }
 
  private:
   absl::Status OnExecutor(std::function<absl::Status()> call) {
     auto work = std::make_shared<OneCall>(std::move(call));
     std::future<absl::Status> result = work->result();
-    executor_.Submit(std::move(work),
-                     {.principal = "start", .peak_bytes = 0, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+    executor_.Submit(std::move(work), OwnWork("start", 0));
     return result.get();
   }
 
@@ -253,11 +264,15 @@ class EngineImpl final : public Engine {
 
   // Queues a run that is planned.
   template <typename Run, typename Sink>
-  void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, const api::CallContext& call, const std::shared_ptr<Sink>& sink) {
+  void Submit(std::shared_ptr<Run> run, uint64_t peak_bytes, double flops, const api::CallContext& call,
+              const std::shared_ptr<Sink>& sink) {
     sink->OnDrain([this, work = std::weak_ptr<Run>(run)] {
-      if (const auto alive = work.lock()) executor_.Resume(alive.get());
+      const auto alive = work.lock();
+      if (alive == nullptr) return;
+      if constexpr (requires { alive->OnDrained(); }) alive->OnDrained();
+      executor_.Resume(alive.get());
     });
-    executor_.Submit(std::move(run), {call.principal, peak_bytes, call.deadline, call.cancel});
+    executor_.Submit(std::move(run), WorkInfoOf(call, peak_bytes, flops));
   }
 
   absl::Status SubmitRead(const api::ReadWeightsRequest& request, const api::CallContext& call,
@@ -268,7 +283,7 @@ class EngineImpl final : public Engine {
     header.provenance = ProvenanceOf(*model);
     header.provenance.plan_sha256 = slice.hash;
     const uint64_t peak_bytes = slice.peak_bytes;
-    Submit(ReadSlice(std::move(slice), model->model, std::move(header), sink), peak_bytes, call, sink);
+    Submit(ReadSlice(std::move(slice), model->model, std::move(header), sink), peak_bytes, /*flops=*/0, call, sink);
     return absl::OkStatus();
   }
 
@@ -283,8 +298,9 @@ class EngineImpl final : public Engine {
     header.provenance.attention = built.attention;
     header.provenance.plan_sha256 = built.hash;
     header.provenance.isolated = request.isolated;
-    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, std::move(keeper)),
-           built.cost.peak_bytes - built.cost.handle_bytes, call, sink);
+    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, model->batching,
+                                             std::move(keeper)),
+           built.cost.peak_bytes - built.cost.handle_bytes, built.cost.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -295,15 +311,9 @@ class EngineImpl final : public Engine {
     built.header.provenance = ProvenanceOf(*model);
     built.header.provenance.attention = built.attention;
     built.header.provenance.plan_sha256 = built.hash;
-    const auto run =
-        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived);
-    sink->OnDrain([this, work = std::weak_ptr(run)] {
-      const auto alive = work.lock();
-      if (alive == nullptr) return;
-      alive->OnDrained();
-      executor_.Resume(alive.get());
-    });
-    executor_.Submit(run, {call.principal, built.cost.peak_bytes, call.deadline, call.cancel});
+    Submit(
+        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived),
+        built.cost.peak_bytes, built.cost.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -311,7 +321,8 @@ class EngineImpl final : public Engine {
   void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done) {
     Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
       FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
-      return CostOf(*model, request, config_);
+      FS_ASSIGN_OR_RETURN(const GridPlan plan, PlanOf(*model, request, config_));
+      return plan.header.cost;
     });
   }
 
@@ -320,7 +331,7 @@ class EngineImpl final : public Engine {
                           std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
     FS_ASSIGN_OR_RETURN(GridWork grid, WorkOf(*model, request, config_, metrics_, {sink, arrived}));
-    Submit(std::move(grid.work), grid.peak_bytes, call, sink);
+    Submit(std::move(grid.work), grid.peak_bytes, grid.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -349,7 +360,9 @@ class EngineImpl final : public Engine {
   const config::ServerConfig config_;
   obs::Metrics& metrics_;
   std::map<std::string, std::shared_ptr<LoadedModel>> models_;
-  HandleService handles_;  // before the executor: works that it lets go keep handles
+  HandleService handles_;             // before the executor: works that it lets go keep handles
+  JobWork runner_;                    // uses what is below only while jobs_ starts jobs
+  std::unique_ptr<jobs::Jobs> jobs_;  // outlives what still ends jobs: the executor and the prepare thread
   sched::Executor executor_;
   TaskThread prepare_;
   std::atomic<bool> draining_ = false;
@@ -358,13 +371,14 @@ class EngineImpl final : public Engine {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const config::ServerConfig& config, obs::Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const config::ServerConfig& config, obs::Metrics& metrics,
+                                                       std::shared_ptr<const api::GridCodec> codec) {
   // The CUDA back end registers itself only before the first use of LibTorch.
   FS_ASSIGN_OR_RETURN(const at::Device device, tensor::OpenDevice(config.device));
   tensor::InstallCountingAllocator();
   tensor::SetCap(config.memory_bytes);
   at::set_num_threads(static_cast<int>(config.threads));
-  auto engine = std::make_unique<EngineImpl>(config, metrics);
+  auto engine = std::make_unique<EngineImpl>(config, metrics, std::move(codec));
   FS_RETURN_IF_ERROR(engine->Start(device));
   return std::unique_ptr<Engine>(std::move(engine));
 }

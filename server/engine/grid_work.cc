@@ -8,6 +8,7 @@
 #include "engine/load_model.h"
 #include "engine/path_builder.h"
 #include "engine/sweep_builder.h"
+#include "sweep/fast_sweep_run.h"
 #include "sweep/sweep_run.h"
 
 namespace fluoroscope::engine {
@@ -21,53 +22,81 @@ void Complete(api::SweepHeader& header, const std::string& hash, const LoadedMod
   header.cost.budget_bytes = config.memory_bytes;
 }
 
-// `first`: what the run makes its cells of.
-template <typename Run, typename Built, typename First>
-GridWork Finished(Built& built, First first, const LoadedModel& model, const config::ServerConfig& config, obs::Metrics& metrics,
-                  GridReply reply) {
+template <typename Built>
+GridPlan PlanOfBuilt(Built built, const LoadedModel& model, const config::ServerConfig& config) {
+  Complete(built.header, built.hash, model, config);
+  const auto plan = std::make_shared<decltype(built.plan)>(std::move(built.plan));
+  return {std::move(built.header), std::move(built.warnings), [plan](sweep::FinishedCells finished) {
+            plan->finished = std::move(finished);
+            return sweep::PiecesOf(std::move(*plan));
+          }};
+}
+
+GridWork WorkOfPlan(GridPlan plan, obs::Metrics& metrics, GridReply reply) {
+  const uint64_t peak_bytes = plan.header.cost.peak_bytes;
+  const double flops = plan.header.cost.flops;
+  return {std::make_shared<sweep::SweepRun>(plan.pieces({}), std::move(plan.header), std::move(plan.warnings), std::move(reply.sink),
+                                            metrics, reply.arrived),
+          peak_bytes, flops};
+}
+
+absl::StatusOr<GridWork> WorkOfFast(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
+                                    obs::Metrics& metrics, GridReply reply) {
+  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
+  Complete(built.header, built.hash, model, config);
+  built.header.provenance.dtype += ", matrix products in bfloat16";
+  const api::SweepCost cost = built.header.cost;
+  sweep::FastSweepRun::Plan plan{std::move(built.plan), *request.fast, model.half};
+  return GridWork{std::make_shared<sweep::FastSweepRun>(std::move(plan), std::move(built.header), std::move(built.warnings),
+                                                        std::move(reply.sink), metrics, reply.arrived),
+                  cost.peak_bytes, cost.flops};
+}
+
+GridWork WorkOfAttribution(BuiltAttribution built, const LoadedModel& model, const config::ServerConfig& config, obs::Metrics& metrics,
+                           GridReply reply) {
   Complete(built.header, built.hash, model, config);
   const uint64_t peak_bytes = built.header.cost.peak_bytes;
-  return {std::make_shared<Run>(std::move(first), std::move(built.header), std::move(built.warnings), std::move(reply.sink), metrics,
-                                reply.arrived),
-          peak_bytes};
+  const double flops = built.header.cost.flops;
+  return {std::make_shared<attribution::AttributionRun>(std::move(built.scoring), std::move(built.header), std::move(built.warnings),
+                                                        std::move(reply.sink), metrics, reply.arrived),
+          peak_bytes, flops};
 }
 
 }  // namespace
 
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config) {
+  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
+  return PlanOfBuilt(std::move(built), model, config);
+}
+
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config) {
+  FS_ASSIGN_OR_RETURN(BuiltPaths built, BuildPaths(model, request, config.limits));
+  return PlanOfBuilt(std::move(built), model, config);
+}
+
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
-  return Finished<sweep::SweepRun>(built, sweep::PiecesOf(std::move(built.plan)), model, config, metrics, std::move(reply));
+  if (request.fast) return WorkOfFast(model, request, config, metrics, std::move(reply));
+  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, config));
+  return WorkOfPlan(std::move(plan), metrics, std::move(reply));
 }
 
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(BuiltPaths built, BuildPaths(model, request, config.limits));
-  return Finished<sweep::SweepRun>(built, sweep::PiecesOf(std::move(built.plan)), model, config, metrics, std::move(reply));
+  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, config));
+  return WorkOfPlan(std::move(plan), metrics, std::move(reply));
 }
 
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply) {
   FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(model, request, config.limits));
-  return Finished<attribution::AttributionRun>(built, std::move(built.scoring), model, config, metrics, std::move(reply));
+  return WorkOfAttribution(std::move(built), model, config, metrics, std::move(reply));
 }
 
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply) {
   FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildEdges(model, request, config.limits));
-  return Finished<attribution::AttributionRun>(built, std::move(built.scoring), model, config, metrics, std::move(reply));
-}
-
-absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config) {
-  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
-  Complete(built.header, built.hash, model, config);
-  return built.header.cost;
-}
-
-absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config) {
-  FS_ASSIGN_OR_RETURN(BuiltPaths built, BuildPaths(model, request, config.limits));
-  Complete(built.header, built.hash, model, config);
-  return built.header.cost;
+  return WorkOfAttribution(std::move(built), model, config, metrics, std::move(reply));
 }
 
 }  // namespace fluoroscope::engine

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "api/attribution.h"
@@ -11,6 +14,8 @@
 #include "config/config.h"
 #include "engine/loaded_model.h"
 #include "sched/work.h"
+#include "sweep/finished_cells.h"
+#include "sweep/pieces.h"
 
 namespace fluoroscope::obs {
 class Metrics;
@@ -21,6 +26,7 @@ namespace fluoroscope::engine {
 struct GridWork {
   std::shared_ptr<sched::Work> work;
   uint64_t peak_bytes = 0;  // for admission
+  double flops = 0;
 };
 
 // Where a grid's cells go.
@@ -28,6 +34,15 @@ struct GridReply {
   std::shared_ptr<api::SweepSink> sink;
   std::chrono::steady_clock::time_point arrived;
 };
+
+// A grid whose cells may be run in parts: of sweeps and path patching.
+struct GridPlan {
+  api::SweepHeader header;  // complete; plan_sha256 is there
+  std::vector<std::string> warnings;
+  std::function<sweep::Pieces(sweep::FinishedCells)> pieces;  // of what is not finished; once
+};
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config);
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config);
 
 // Resolves a request; runs nothing. `metrics` outlives the work.
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
@@ -38,10 +53,6 @@ absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::Attribution
                                 obs::Metrics& metrics, GridReply reply);
 absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const config::ServerConfig& config,
                                 obs::Metrics& metrics, GridReply reply);
-
-// What it would cost.
-absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config);
-absl::StatusOr<api::SweepCost> CostOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config);
 
 inline const std::string& ModelOf(const api::SweepRequest& request) { return request.model; }
 inline const std::string& ModelOf(const api::PathRequest& request) { return request.model; }

@@ -133,7 +133,7 @@ absl::Status HandleService::SubmitGet(const api::HandleSlice& slice, const api::
   header.provenance = ProvenanceOf(*model, threads_);
   header.provenance.plan_sha256 = info.plan_sha256;
   const uint64_t peak_bytes = out.peak_bytes;
-  engine_.submit(ReadSlice(std::move(out), handle, std::move(header), sink, std::move(named)), peak_bytes, call, sink);
+  engine_.submit(ReadSlice(std::move(out), handle, std::move(header), sink, std::move(named)), peak_bytes, /*flops=*/0, call, sink);
   return absl::OkStatus();
 }
 

@@ -26,7 +26,7 @@ class HandleService final : public api::Handles {
     std::function<absl::StatusOr<std::shared_ptr<LoadedModel>>(const std::string&)> find;
     // Has something planned on the prepare thread; what stands in its way reaches the sink.
     std::function<void(api::CallContext, std::shared_ptr<api::ForwardSink>, std::function<absl::Status()>)> prepare;
-    std::function<void(std::shared_ptr<sched::Work>, uint64_t peak_bytes, const api::CallContext&,
+    std::function<void(std::shared_ptr<sched::Work>, uint64_t peak_bytes, double flops, const api::CallContext&,
                        const std::shared_ptr<api::ForwardSink>&)>
         submit;
   };

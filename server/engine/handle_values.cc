@@ -9,7 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "engine/resolve.h"
-#include "run/cost.h"
+#include "run/sizes.h"
 #include "tensor/dtype.h"
 
 namespace fluoroscope::engine {

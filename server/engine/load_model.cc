@@ -6,6 +6,8 @@
 #include "generate/decode_pool.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
+#include "run/batch_pool.h"
+#include "sweep/fast_sweep_run.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/end_tokens.h"
 
@@ -24,6 +26,7 @@ absl::Status LoadInto(LoadedModel& model, const config::ModelConfig& config, at:
   FS_ASSIGN_OR_RETURN(model.end_of_sequence, tokenizer::FindEndTokens(config.path));
   // What no token of the model can be ends nothing.
   std::erase_if(model.end_of_sequence, [&](int64_t id) { return id >= model.model->arch.vocabulary; });
+  model.half = std::make_shared<sweep::HalfModel>();
   model.decoding = std::make_shared<generate::DecodePool>(model.model);
   return absl::OkStatus();
 }
@@ -38,6 +41,7 @@ absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig
   model->device = device_name;
   if (absl::Status status = LoadInto(*model, config, device); !status.ok())
     return absl::Status(status.code(), "model '" + config.name + "': " + std::string(status.message()));
+  model->batching = std::make_shared<run::BatchPool>(model->model, model->name, metrics);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   metrics.SetModelLoaded(model->name, model->model->weights_sha256, static_cast<uint64_t>(model->model->weights.Bytes()), seconds);
   return model;

@@ -18,6 +18,13 @@
 namespace fluoroscope::generate {
 class DecodePool;
 }
+namespace fluoroscope::run {
+class BatchPool;
+}
+
+namespace fluoroscope::sweep {
+struct HalfModel;
+}
 
 namespace fluoroscope::engine {
 
@@ -33,14 +40,16 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused` and `decoding`. Shared by the engine and the runs that use it.
+// Immutable but for `refused` and what the executor's thread owns. Shared by the engine and the runs that use it.
 struct LoadedModel {
   std::string name;
   std::shared_ptr<const model::Model> model;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null when the directory has no tokenizer.json
   std::string device;
   RefusedSites refused;
-  std::shared_ptr<generate::DecodePool> decoding;  // the executor's thread only
+  std::shared_ptr<run::BatchPool> batching;        // of forward runs; the executor's thread only
+  std::shared_ptr<generate::DecodePool> decoding;  // of continuations; the executor's thread only
+  std::shared_ptr<sweep::HalfModel> half;          // the executor's thread only
   std::optional<api::ChatTemplate> chat_template;
   std::vector<int64_t> end_of_sequence;
 

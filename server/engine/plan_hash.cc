@@ -191,8 +191,11 @@ std::string HashOf(const run::RunPlan& plan) {
   return out.Digest();
 }
 
-std::string HashOf(const sweep::SweepPlan& plan) {
+std::string HashOf(const sweep::SweepPlan& plan, const std::optional<api::CellChoice>& fast) {
   Canonical out;
+  out.Number(fast.has_value());
+  if (fast)
+    for (uint64_t number : {uint64_t{fast->top}, uint64_t{fast->random}, fast->seed}) out.Number(static_cast<int64_t>(number));
   out.Number(static_cast<int64_t>(plan.cell));
   const sweep::Grid& grid = plan.grid;
   out.Number(static_cast<int64_t>(grid.axes.size()));

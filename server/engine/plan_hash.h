@@ -1,6 +1,7 @@
 // What makes two requests the same run.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "attribution/attribution_plan.h"
@@ -14,7 +15,7 @@ namespace fluoroscope::engine {
 
 // SHA-256 over the plan's canonical text: everything resolved, so that a name and its id, or -1 and the last position, hash the same.
 std::string HashOf(const run::RunPlan& plan);
-std::string HashOf(const sweep::SweepPlan& plan);
+std::string HashOf(const sweep::SweepPlan& plan, const std::optional<api::CellChoice>& fast = std::nullopt);
 std::string HashOf(const sweep::PathPlan& plan);
 std::string HashOf(const attribution::AttributionPlan& plan);
 std::string HashOf(const attribution::EdgePlan& plan);

@@ -1,11 +1,11 @@
 #include "engine/self_check.h"
 
-#include <chrono>
 #include <future>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "engine/identity_check.h"
+#include "engine/work_info.h"
 #include "obs/metrics.h"
 
 namespace fluoroscope::engine {
@@ -29,8 +29,7 @@ absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Execu
                         finished(errors.status());
                       }));
   const uint64_t bytes = check->peak_bytes();
-  executor.Submit(std::move(check),
-                  {.principal = "self-check", .peak_bytes = bytes, .deadline = std::chrono::steady_clock::time_point::max(), .cancel = {}});
+  executor.Submit(std::move(check), OwnWork("self-check", bytes));
   return absl::OkStatus();
 }
 

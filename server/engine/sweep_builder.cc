@@ -44,7 +44,8 @@ class Builder {
     FS_ASSIGN_OR_RETURN(built_.header.metrics, ResolveSweepMetrics(model_, request_.metrics, built_.plan.pairs));
     built_.header.axes = LabelsOf(request_, built_.plan, IsNoise() ? built_.header.clean : built_.header.corrupt);
     built_.header.cost = sweep::CostOf(built_.plan);
-    built_.hash = HashOf(built_.plan);
+    FS_RETURN_IF_ERROR(Fast());
+    built_.hash = HashOf(built_.plan, request_.fast);
     return std::move(built_);
   }
 
@@ -114,6 +115,14 @@ class Builder {
                                           " tokens (without references those of the other pairs count)");
       pair.donor_ids = lenders[fit[intervention::Philox({static_cast<uint32_t>(i), 0, 0, 0}, request_.seed)[0] % fit.size()]];
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status Fast() {
+    if (!request_.fast) return absl::OkStatus();
+    if (model_.model->dtype != at::kFloat)
+      return absl::FailedPreconditionError("SWEEP_PRECISION_FAST needs a model in float32; " + model_.name + " is in " +
+                                           at::toString(model_.model->dtype));
     return absl::OkStatus();
   }
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "generate/kv_cache.h"
+#include "run/peak.h"
+
 namespace fluoroscope::generate {
 namespace {
 
@@ -30,14 +33,18 @@ run::Cost CostOf(const GeneratePlan& plan) {
   const int64_t element = static_cast<int64_t>(c10::elementSize(plan.prompts.model->dtype));
   const int64_t samples = plan.samples;
   run::Cost cost = run::CostOf(plan.prompts);
-  int64_t caches = 0, results = 0, rows = 0, longest = 0, edits = 0;
+  bool reads_kept = false;
+  int64_t caches = 0, first_caches = 0, growing = 0, results = 0, rows = 0, longest = 0, edits = 0;
   double flops = 0;
   for (const ContinuationPlan& continuation : plan.continuations) {
     const int64_t prompt = plan.prompts.rows[continuation.prompt].length(), length = prompt + plan.max_new_tokens;
-    // Twice one layer's, for the moment in which it grows.
-    caches += samples * 2 * arch.layers * length * arch.kv_size() * element + 2 * length * arch.kv_size() * element;
+    const int64_t position = 2 * arch.layers * arch.kv_size() * element;
+    caches += samples * length * position;
+    first_caches += samples * std::min(length, prompt + kFirstBlock) * position;
+    growing = std::max(growing, length * arch.kv_size() * element);  // one layer's, for the moment in which it is copied
     for (const run::CapturePlan& capture : continuation.captures)
       results += samples * (plan.max_new_tokens - 1) * CaptureBytes(capture, arch, length, element);
+    for (const run::EditPlan& edit : continuation.edits) reads_kept = reads_kept || std::holds_alternative<intervention::Mean>(edit.edit);
     if (!continuation.edits.empty()) edits = std::max(edits, arch.heads * (arch.d_model + length) + arch.d_mlp);
     rows += samples;
     longest = std::max(longest, length);
@@ -57,7 +64,13 @@ run::Cost CostOf(const GeneratePlan& plan) {
   const int64_t attention = 2 * (arch.q_size() + arch.kv_size()) * longest * element + 4 * arch.heads * longest * element;
   const int64_t edited = edits * 6 * static_cast<int64_t>(sizeof(float)) + (edits > 0 ? batch * arch.heads * arch.d_model * element : 0);
   cost.reply_bytes += static_cast<uint64_t>(results);
-  cost.peak_bytes += static_cast<uint64_t>(caches + results + logits + layer + attention + edited);
+  // First the prompts run; then each continuation copies what its prompt kept, which is let go when all have begun (but for what means
+  // read); then they grow.
+  const int64_t kept = static_cast<int64_t>(cost.kept_bytes), prompts_results = static_cast<int64_t>(cost.reply_bytes) - results;
+  const int64_t begin = kept + prompts_results + first_caches + 4 * arch.vocabulary * 4;
+  const int64_t still_kept = reads_kept ? kept : static_cast<int64_t>(plan.prompts.given_bytes);  // given tensors stay with their edits
+  const int64_t steps = still_kept + prompts_results + caches + growing + results + logits + layer + attention + edited;
+  cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(std::max(begin, steps)) + run::kSlackBytes);
   cost.flops += flops;
   return cost;
 }

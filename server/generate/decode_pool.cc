@@ -36,7 +36,9 @@ bool DecodePool::Begin() {
   waiting.insert(waiting.end(), running_.begin(), running_.end());
   members_ = std::move(waiting);
   if (apart_ > 0) --apart_;
-  running_.front().client->OnStep(rows.size());
+  std::set<const DecodeClient*> clients;
+  for (const Member& member : running_) clients.insert(member.client);
+  running_.front().client->OnStep(clients.size(), rows.size());
   batch_ = std::make_unique<DecodeBatch>(*model_, std::move(rows));
   return true;
 }

@@ -19,8 +19,8 @@ class DecodeClient {
   virtual ~DecodeClient() = default;
   // Something went wrong with one of this client's rows, or in a step that had no others. They have left the pool.
   virtual void OnDecodeFailed(absl::Status why) = 0;
-  // A step of so many rows begins. One of its clients hears of it.
-  virtual void OnStep(size_t rows) = 0;
+  // A step of so many rows, of so many clients, begins. One of its clients hears of it.
+  virtual void OnStep(size_t clients, size_t rows) = 0;
 };
 
 // The weights are read once for a step, however many rows it has: that is where the time of a step goes. So each of the runs that have rows

@@ -56,7 +56,7 @@ sched::Work::Progress GenerateRun::Step() {
   return out_.captured_bytes() < kUnchargedBytes ? Progress::kDone : Progress::kBlocked;
 }
 
-void GenerateRun::OnStep(size_t rows) { metrics_.ObserveBatch(header_.provenance.model, rows, rows); }
+void GenerateRun::OnStep(size_t clients, size_t rows) { metrics_.ObserveBatch(header_.provenance.model, clients, rows, rows); }
 
 // False when nothing is left.
 bool GenerateRun::Piece() {

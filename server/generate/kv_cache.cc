@@ -4,11 +4,6 @@
 #include <cstring>
 
 namespace fluoroscope::generate {
-namespace {
-
-constexpr int64_t kFirstBlock = 64;  // positions
-
-}  // namespace
 
 KvCache::KvCache(const std::vector<at::Tensor>& k, const std::vector<at::Tensor>& v, int64_t most)
     : most_(most), known_(k.front().size(0)), capacity_(known_), prefix_{k, v} {

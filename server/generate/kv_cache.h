@@ -10,6 +10,9 @@
 
 namespace fluoroscope::generate {
 
+// A cache begins with room for so many positions more than its prompt has.
+inline constexpr int64_t kFirstBlock = 64;
+
 // Owns one tensor of keys and one of values per layer, with room for more positions than are there, so that a step writes its own line and
 // moves nothing else. Used on the executor's thread.
 class KvCache {

@@ -69,13 +69,14 @@ void ReadRanks(const at::Tensor& logits, const Readings& readings) {
   for (size_t i = 0; i < readings.size(); ++i) *readings[i]->value = 1 + better[i];
 }
 
-at::Tensor ReferencesOf(const Readings& readings, const std::vector<at::Tensor>& kept) {
+at::Tensor ReferencesOf(const Readings& readings) {
   std::vector<at::Tensor> lines;
   bool same = true;
   const auto reference = [](const VocabularyReading* reading) { return std::get<ToReference>(*reading->metric).reference; };
   for (const VocabularyReading* reading : readings) {
-    same = same && reference(reading) == reference(readings.front()) && reading->position == readings.front()->position;
-    lines.push_back(kept[reference(reading)].narrow(0, static_cast<int64_t>(reading->position), 1));
+    same = same && reading->kept == readings.front()->kept && reference(reading) == reference(readings.front()) &&
+           reading->position == readings.front()->position;
+    lines.push_back((*reading->kept)[reference(reading)].narrow(0, static_cast<int64_t>(reading->position), 1));
   }
   return same ? lines.front() : at::cat(lines);
 }
@@ -89,8 +90,8 @@ at::Tensor Js(const at::Tensor& own, const at::Tensor& reference) {
   return (first + (reference - middle).mul_(reference.exp()).sum(1)) / 2;
 }
 
-void Compare(ToReference::Measure measure, const at::Tensor& own, const Readings& readings, const std::vector<at::Tensor>& kept) {
-  const at::Tensor lines = LinesOf(own, readings), references = ReferencesOf(readings, kept);
+void Compare(ToReference::Measure measure, const at::Tensor& own, const Readings& readings) {
+  const at::Tensor lines = LinesOf(own, readings), references = ReferencesOf(readings);
   at::Tensor values;
   switch (measure) {
     case ToReference::Measure::kKl:
@@ -107,8 +108,9 @@ void Compare(ToReference::Measure measure, const at::Tensor& own, const Readings
   for (size_t i = 0; i < readings.size(); ++i) *readings[i]->value = numbers[i];
 }
 
-// So many readings at a time get copies of their lines (five, for JS), which then stay within kVocabularyBytes for each of 128 lines.
+// So many readings at a time get copies of their lines (five, for JS).
 constexpr size_t kReadingsAtOnce = 32;
+constexpr int64_t kCopies = 5;
 
 template <typename Read>
 void InGroups(const Readings& readings, const Read& read) {
@@ -117,16 +119,15 @@ void InGroups(const Readings& readings, const Read& read) {
                   readings.begin() + static_cast<std::ptrdiff_t>(std::min(first + kReadingsAtOnce, readings.size()))));
 }
 
-void Keep(const at::Tensor& values, std::span<const ReferenceLine> references, bool log_probabilities, std::vector<at::Tensor>& kept) {
+void Keep(const at::Tensor& values, std::span<const ReferenceLine> references, bool log_probabilities) {
   for (const ReferenceLine& reference : references)
     if (reference.log_probabilities == log_probabilities)
-      kept[reference.key].select(0, reference.position).copy_(values.select(0, reference.line));
+      (*reference.kept)[reference.key].select(0, reference.position).copy_(values.select(0, reference.line));
 }
 
 }  // namespace
 
-void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, std::span<const ReferenceLine> references,
-              std::vector<at::Tensor>& kept) {
+void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, std::span<const ReferenceLine> references) {
   Readings probabilities, ranks, to_reference[3];
   for (const VocabularyReading& reading : readings) {
     if (const auto* to = std::get_if<ToReference>(reading.metric)) {
@@ -136,20 +137,26 @@ void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, st
     }
   }
   const auto compare = [&](ToReference::Measure measure) {
-    InGroups(to_reference[static_cast<size_t>(measure)], [&](const Readings& group) { Compare(measure, logits, group, kept); });
+    InGroups(to_reference[static_cast<size_t>(measure)], [&](const Readings& group) { Compare(measure, logits, group); });
   };
   // First what reads logits, then what reads log-probabilities.
   InGroups(ranks, [&](const Readings& group) { ReadRanks(logits, group); });
   compare(ToReference::Measure::kL2);
-  Keep(logits, references, /*log_probabilities=*/false, kept);
+  Keep(logits, references, /*log_probabilities=*/false);
   const bool keeps = std::any_of(references.begin(), references.end(), [](const ReferenceLine& line) { return line.log_probabilities; });
   if (probabilities.empty() && to_reference[0].empty() && to_reference[1].empty() && !keeps) return;
   const at::Tensor log_sums = at::logsumexp(logits, 1, /*keepdim=*/true);
   if (!probabilities.empty()) ReadProbabilities(logits, Numbers(log_sums), probabilities);
   logits.sub_(log_sums);
-  Keep(logits, references, /*log_probabilities=*/true, kept);
+  Keep(logits, references, /*log_probabilities=*/true);
   compare(ToReference::Measure::kKl);
   compare(ToReference::Measure::kJs);
+}
+
+int64_t VocabularyBytes(int64_t lines, bool compares) {
+  // Either the exponentials that are summed up, or the copies. A line may be read many times.
+  const int64_t copies = compares ? kCopies * static_cast<int64_t>(kReadingsAtOnce) : 0;
+  return (lines + std::max(lines, copies)) * static_cast<int64_t>(sizeof(float));
 }
 
 bool NeedsVocabulary(const Metric& metric) {

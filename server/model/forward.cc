@@ -1,6 +1,7 @@
 #include "model/forward.h"
 
 #include "model/attention.h"
+#include "model/half_products.h"
 #include "model/line_gradients.h"
 #include "model/norm.h"
 
@@ -36,9 +37,10 @@ void VisitInputs(const Architecture& arch, int64_t layer, const at::Tensor& resi
 // edited result is what their attention then adds up to.
 at::Tensor ProjectHeads(const Model& model, int64_t layer, const at::Tensor& z, const PackedRows& rows, SiteHooks& hooks) {
   const Linear& out = model.weights.blocks[static_cast<size_t>(layer)].attn_out;
+  if (!hooks.Wants(Site::kResult, layer)) return HalfOr(out, z.flatten(1));
   at::Tensor attn_out = out.Apply(z.flatten(1));
-  if (!hooks.Wants(Site::kResult, layer)) return attn_out;
-  const at::Tensor per_head = out.weight.view({model.arch.d_model, model.arch.heads, model.arch.d_head}).permute({1, 2, 0});
+  const at::Tensor per_head =
+      out.weight.to(z.scalar_type()).view({model.arch.d_model, model.arch.heads, model.arch.d_head}).permute({1, 2, 0});
   for (const RowSpan& row : rows.rows()) {
     if (!hooks.Wants(Site::kResult, layer, row.slot)) continue;
     const at::Tensor result = at::matmul(z.narrow(0, row.begin, row.size()).transpose(0, 1), per_head).transpose(0, 1);
@@ -51,9 +53,15 @@ at::Tensor ProjectHeads(const Model& model, int64_t layer, const at::Tensor& z, 
   return attn_out;
 }
 
-// The residual with a block's output, a fresh tensor, added. Where nobody looks at that output, the sum takes its place.
+// The residual with a block's output, a fresh tensor, added. Where nobody looks at that output, the sum takes its place. A bfloat16 output
+// (half_products.h) is seen in the residual's type.
 at::Tensor AddToResidual(const at::Tensor& resid, at::Tensor out, Site site, int64_t layer, const PackedRows& rows, SiteHooks& hooks) {
-  if (!hooks.Wants(site, layer)) return out.add_(resid);
+  const bool is_seen = hooks.Wants(site, layer);
+  if (out.scalar_type() != resid.scalar_type()) {
+    if (!is_seen && HasLineKernels(resid) && HasHalfLineKernels(out)) return AddHalfLines(resid, out);
+    out = out.to(resid.scalar_type());
+  }
+  if (!is_seen) return out.add_(resid);
   return resid + hooks.At(site, layer, rows, std::move(out));
 }
 
@@ -111,6 +119,10 @@ at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mi
   const BlockWeights& block = model.weights.blocks[static_cast<size_t>(layer)];
   const at::Tensor in = Visit(hooks, Site::kMlpIn, layer, rows, resid_mid);
   const at::Tensor x = ApplyNorm(model, block.ln2, in, Site::kLn2Scale, Site::kLn2Normalized, layer, rows, hooks);
+  const bool is_looked_into =
+      hooks.Wants(Site::kMlpPre, layer) || hooks.Wants(Site::kMlpPreLinear, layer) || hooks.Wants(Site::kMlpPost, layer);
+  if (at::Tensor out = is_looked_into ? at::Tensor() : HalfGatedMlp(model, block, x); out.defined())
+    return Visit(hooks, Site::kResidPost, layer, rows, AddToResidual(resid_mid, std::move(out), Site::kMlpOut, layer, rows, hooks));
   at::Tensor post;
   if (arch.gated_mlp) {
     const at::Tensor both = block.mlp_in.Apply(x);

@@ -63,14 +63,40 @@ FS_AVX512 void RotateHead(const float* x, const float* cos, const float* sin, in
   }
 }
 
+FS_AVX512 __m512 SiluTimes(__m512 g, __m512 up) {
+  const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), Exp(_mm512_sub_ps(_mm512_setzero_ps(), g))));
+  return _mm512_mul_ps(silu, up);
+}
+
 FS_AVX512 void GateLine(const float* gate, const float* up, int64_t n, float* out) {
-  const __m512 one = _mm512_set1_ps(1.0f);
   for (int64_t c = 0; c < n; c += kLanes) {
     const __mmask16 mask = MaskOf(n - c);
-    const __m512 g = _mm512_maskz_loadu_ps(mask, gate + c);
-    const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, Exp(_mm512_sub_ps(_mm512_setzero_ps(), g))));
-    _mm512_mask_storeu_ps(out + c, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + c)));
+    _mm512_mask_storeu_ps(out + c, mask, SiluTimes(_mm512_maskz_loadu_ps(mask, gate + c), _mm512_maskz_loadu_ps(mask, up + c)));
   }
+}
+
+// 16 bfloat16 numbers: the upper halves of floats.
+FS_AVX512 __m512 LoadHalf(const c10::BFloat16* x) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+// Rounded to nearest, ties to even, as LibTorch rounds.
+FS_AVX512 void StoreHalf(c10::BFloat16* to, __m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);  // rounding could make infinity of it
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7FC0))));
+}
+
+FS_AVX512 void AddHalfLine(const float* x, const c10::BFloat16* y, int64_t n, float* out) {
+  for (int64_t c = 0; c < n; c += kLanes) _mm512_storeu_ps(out + c, _mm512_add_ps(_mm512_loadu_ps(x + c), LoadHalf(y + c)));
+}
+
+FS_AVX512 void GateHalfLine(const c10::BFloat16* gate, const c10::BFloat16* up, int64_t n, c10::BFloat16* out) {
+  for (int64_t c = 0; c < n; c += kLanes) StoreHalf(out + c, SiluTimes(LoadHalf(gate + c), LoadHalf(up + c)));
 }
 
 }  // namespace
@@ -132,8 +158,35 @@ at::Tensor GateLines(const at::Tensor& gate, const at::Tensor& up) {
   return y;
 }
 
+bool HasHalfLineKernels(const at::Tensor& x) {
+  return HasAvx512() && x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.is_contiguous() &&
+         x.size(1) % (2 * kLanes) == 0;
+}
+
+at::Tensor GateHalfLines(const at::Tensor& both) {
+  const int64_t lines = both.size(0), n = both.size(1) / 2;
+  at::Tensor y = at::empty({lines, n}, both.options());
+  auto* const out = y.mutable_data_ptr<c10::BFloat16>();
+  const auto* const data = both.const_data_ptr<c10::BFloat16>();
+  ForLines(lines, n, [&](int64_t i) { GateHalfLine(data + 2 * i * n, data + (2 * i + 1) * n, n, out + i * n); });
+  return y;
+}
+
+at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor& y) {
+  const int64_t lines = y.size(0), n = y.size(1);
+  at::Tensor sum = at::empty({lines, n}, x.options());
+  float* const out = sum.mutable_data_ptr<float>();
+  const float* const data = x.const_data_ptr<float>();
+  const auto* const added = y.const_data_ptr<c10::BFloat16>();
+  ForLines(lines, n, [&](int64_t i) { AddHalfLine(data + i * x.stride(0), added + i * n, n, out + i * n); });
+  return sum;
+}
+
 #else
 
+at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor&) { return x; }
+bool HasHalfLineKernels(const at::Tensor&) { return false; }
+at::Tensor GateHalfLines(const at::Tensor& both) { return both; }
 bool HasLineKernels(const at::Tensor&) { return false; }
 LineStatistics StatisticsOf(const at::Tensor&, bool, double) { return {}; }  // these are never called
 at::Tensor NormalizeLines(const at::Tensor& x, const LineStatistics&, const at::Tensor&, const at::Tensor&) { return x; }

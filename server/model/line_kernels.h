@@ -29,4 +29,13 @@ at::Tensor RotateLines(const at::Tensor& x, const Angles& angles);
 // silu(gate) * up; both [tokens, n].
 at::Tensor GateLines(const at::Tensor& gate, const at::Tensor& up);
 
+// Whether the two that follow apply: bfloat16, contiguous [tokens, n] with n a multiple of 32, on a CPU with AVX-512.
+bool HasHalfLineKernels(const at::Tensor& x);
+
+// The same of bfloat16 numbers, gate first, calculated in float32 and rounded: [tokens, 2 n] -> [tokens, n].
+at::Tensor GateHalfLines(const at::Tensor& both);
+
+// x + y, x and the sum in float32, y in bfloat16; all [tokens, n].
+at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor& y);
+
 }  // namespace fluoroscope::model

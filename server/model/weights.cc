@@ -28,6 +28,10 @@ int64_t Sum(const Weights& w, int64_t (*size)(const at::Tensor&)) {
 
 // A slice of a matrix's rows is a matrix of its own.
 at::Tensor Product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (x.scalar_type() != weight.scalar_type()) {  // half_products.h
+    at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
+    return bias.defined() ? y.add_(bias) : y;
+  }
   if (!IsShort(x, weight)) return at::linear(x, weight, bias);
   at::Tensor y = IsRecorded(x) ? ShortLinearWithGradient(x, weight) : ShortLinear(x, weight);
   return bias.defined() ? y.add_(bias) : y;

@@ -7,7 +7,7 @@
 
 namespace fluoroscope::model {
 
-// y = x @ weight^T + bias.
+// y = x @ weight^T + bias. A weight of another type than x's: the product is done in the weight's, y is in x's.
 struct Linear {
   at::Tensor weight;  // [out, in]
   at::Tensor bias;    // [out], undefined without one

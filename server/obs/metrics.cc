@@ -36,7 +36,7 @@ const Histogram::BucketBoundaries kSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
 const Histogram::BucketBoundaries kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 const Histogram::BucketBoundaries kTokens = {1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144};
 
-constexpr std::array<std::pair<Rejection, const char*>, 7> kReasons = {{
+constexpr std::array<std::pair<Rejection, const char*>, 8> kReasons = {{
     {Rejection::kQueueFull, "queue_full"},
     {Rejection::kOverBudget, "over_budget"},
     {Rejection::kDraining, "draining"},
@@ -44,6 +44,7 @@ constexpr std::array<std::pair<Rejection, const char*>, 7> kReasons = {{
     {Rejection::kDeadline, "deadline"},
     {Rejection::kCancelled, "cancelled"},
     {Rejection::kOutOfMemory, "out_of_memory"},
+    {Rejection::kPrincipalLimit, "principal_limit"},
 }};
 
 }  // namespace
@@ -66,11 +67,14 @@ struct Metrics::Families {
       HistogramFamily(registry, "fluoroscope_queue_wait_seconds", "Time from submission to admission on the device.").Add({}, kSeconds);
   Counter& executor_busy =
       CounterFamily(registry, "fluoroscope_executor_busy_seconds_total", "Time the device's executor spent in steps of runs.").Add({});
+  Gauge& executor_stuck =
+      GaugeFamily(registry, "fluoroscope_executor_stuck", "1 while a single step of the device's executor takes far too long.").Add({});
   Gauge& admitted_bytes =
       GaugeFamily(registry, "fluoroscope_admitted_bytes", "Peak bytes declared by the runs that are admitted at present.").Add({});
   Gauge& budget_bytes = GaugeFamily(registry, "fluoroscope_budget_bytes", "Most bytes that may be admitted at once.").Add({});
   Family<Counter>& rejections = CounterFamily(registry, "fluoroscope_rejections_total", "Calls turned away or given up, by reason.");
 
+  Family<Histogram>& batch_requests = HistogramFamily(registry, "fluoroscope_batch_requests", "Requests that have rows in a packed batch.");
   Family<Histogram>& batch_rows = HistogramFamily(registry, "fluoroscope_batch_rows", "Rows (sequences) in a packed batch.");
   Family<Histogram>& batch_tokens = HistogramFamily(registry, "fluoroscope_batch_tokens", "Tokens in a packed batch.");
   Family<Counter>& forward_tokens =
@@ -91,6 +95,7 @@ struct Metrics::Families {
   Counter& expired_handles =
       CounterFamily(registry, "fluoroscope_handles_expired_total", "Handles that ended because their time to live had passed.").Add({});
 
+  Family<Gauge>& jobs = GaugeFamily(registry, "fluoroscope_jobs", "Jobs that the server keeps, by state.");
   Family<Gauge>& device_bytes =
       GaugeFamily(registry, "fluoroscope_device_allocated_bytes", "Bytes of tensors that the counting allocator holds now.");
   Family<Gauge>& device_peak_bytes =
@@ -129,6 +134,7 @@ void Metrics::RpcFinished(std::string_view method, std::string_view code, double
 void Metrics::SetQueueDepth(size_t waiting) { families_->queue_depth.Set(static_cast<double>(waiting)); }
 void Metrics::ObserveQueueWait(double seconds) { families_->queue_wait.Observe(seconds); }
 void Metrics::AddExecutorBusy(double seconds) { families_->executor_busy.Increment(seconds); }
+void Metrics::SetExecutorStuck(bool stuck) { families_->executor_stuck.Set(stuck ? 1 : 0); }
 void Metrics::SetAdmittedBytes(uint64_t bytes) { families_->admitted_bytes.Set(static_cast<double>(bytes)); }
 void Metrics::SetBudgetBytes(uint64_t bytes) { families_->budget_bytes.Set(static_cast<double>(bytes)); }
 
@@ -138,7 +144,12 @@ void Metrics::CountRejection(Rejection reason) {
   }
 }
 
-void Metrics::ObserveBatch(const std::string& model, size_t rows, size_t tokens) {
+void Metrics::SetJobs(std::string_view state, size_t jobs) {
+  families_->jobs.Add({{"state", std::string(state)}}).Set(static_cast<double>(jobs));
+}
+
+void Metrics::ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens) {
+  families_->batch_requests.Add({{"model", model}}, kRows).Observe(static_cast<double>(requests));
   families_->batch_rows.Add({{"model", model}}, kRows).Observe(static_cast<double>(rows));
   families_->batch_tokens.Add({{"model", model}}, kTokens).Observe(static_cast<double>(tokens));
   families_->forward_tokens.Add({{"model", model}}).Increment(static_cast<double>(tokens));

@@ -10,7 +10,7 @@
 namespace fluoroscope::obs {
 
 // Why a call was turned away; label `reason` of fluoroscope_rejections_total.
-enum class Rejection { kQueueFull, kOverBudget, kDraining, kInvalid, kDeadline, kCancelled, kOutOfMemory };
+enum class Rejection { kQueueFull, kOverBudget, kDraining, kInvalid, kDeadline, kCancelled, kOutOfMemory, kPrincipalLimit };
 
 // Owns the registry. Created by main, outlives everything that reports to it.
 class Metrics {
@@ -31,12 +31,17 @@ class Metrics {
   void SetQueueDepth(size_t waiting);
   void ObserveQueueWait(double seconds);
   void AddExecutorBusy(double seconds);
+  void SetExecutorStuck(bool stuck);
   void SetAdmittedBytes(uint64_t bytes);
   void SetBudgetBytes(uint64_t bytes);
   void CountRejection(Rejection reason);
 
+  // jobs/. `state` is "queued", "running", "done", "failed" or "cancelled".
+  void SetJobs(std::string_view state, size_t jobs);
+
   // engine/
-  void ObserveBatch(const std::string& model, size_t rows, size_t tokens);
+  // `requests`: how many have rows in the batch.
+  void ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens);
   void AddCapturedBytes(uint64_t bytes);
   void SetModelLoaded(const std::string& model, const std::string& weights_sha256, uint64_t weight_bytes, double load_seconds);
   void SetIdentityError(const std::string& model, const std::string& identity, double relative_error);

@@ -53,8 +53,16 @@ Call::Call(ServerState& state, const grpc::CallbackServerContext& context, const
   } else {
     context_.principal.assign(it->second.data(), it->second.size());
     if (!GoodPrincipal(context_.principal)) {
-      principal_status_ = absl::InvalidArgumentError(
+      metadata_status_ = absl::InvalidArgumentError(
           absl::StrCat("metadata ", kPrincipalKey, " must be 1 to 128 characters from A-Z, a-z, 0-9, '.', '_', '-'"));
+    }
+  }
+  if (const auto it = metadata.find(kPriorityKey); it != metadata.end()) {
+    const absl::string_view priority(it->second.data(), it->second.size());
+    if (priority == "batch") {
+      context_.priority = api::Priority::kBatch;
+    } else if (priority != "interactive") {
+      metadata_status_ = absl::InvalidArgumentError(absl::StrCat("metadata ", kPriorityKey, " must be interactive or batch"));
     }
   }
 }
@@ -73,7 +81,7 @@ void Call::Record() {
 }
 
 absl::StatusOr<engine::Engine*> Call::Admit() const {
-  if (!principal_status_.ok()) return principal_status_;
+  if (!metadata_status_.ok()) return metadata_status_;
   engine::Engine* engine = state_.engine.load(std::memory_order_acquire);
   if (engine == nullptr)
     return absl::UnavailableError("the server is still loading its models; try again when its health service says SERVING");

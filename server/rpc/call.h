@@ -42,7 +42,7 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  // The engine, if this call may use it: UNAVAILABLE while loading, INVALID_ARGUMENT for a malformed principal.
+  // The engine, if this call may use it: UNAVAILABLE while loading, INVALID_ARGUMENT for malformed metadata.
   absl::StatusOr<engine::Engine*> Admit() const;
 
   const api::CallContext& context() const { return context_; }
@@ -67,7 +67,7 @@ class Call {
   const char* const method_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   api::CallContext context_;
-  absl::Status principal_status_;
+  absl::Status metadata_status_;
   std::atomic<uint64_t> bytes_{0};
   std::atomic<double> queue_ms_{0}, run_ms_{0};
   std::atomic<absl::StatusCode> code_{absl::StatusCode::kUnknown};
@@ -75,6 +75,8 @@ class Call {
 
 // Metadata key of the caller's own name for itself, by which the queue is fair: at most 128 characters of [A-Za-z0-9._-].
 inline constexpr char kPrincipalKey[] = "x-fluoroscope-principal";
+// "interactive" (which is what a call without it is) or "batch": lets interactive calls go first, in the queue and on the device.
+inline constexpr char kPriorityKey[] = "x-fluoroscope-priority";
 
 // INVALID_ARGUMENT when the bytes are not a message of this type.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);

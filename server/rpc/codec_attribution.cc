@@ -11,7 +11,6 @@ namespace {
 namespace pb = ::fluoroscope::v1;
 
 constexpr uint32_t kMaxSteps = 256;
-constexpr uint32_t kMaxVerified = 4096;
 
 absl::Status CheckSteps(uint32_t steps) {
   const FieldPath root;
@@ -48,11 +47,7 @@ absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeReque
   if (!request.has_verify()) return out;
   const pb::AttributionVerify& verify = request.verify();
   const FieldPath at{&root, "verify"};
-  if (verify.top() + static_cast<uint64_t>(verify.random()) == 0)
-    return InvalidAt(at, "has neither top nor random: give one, or leave it away");
-  if (verify.top() > kMaxVerified) return InvalidAt({&at, "top"}, "is ", verify.top(), "; at most ", kMaxVerified, " are allowed");
-  if (verify.random() > kMaxVerified) return InvalidAt({&at, "random"}, "is ", verify.random(), "; at most ", kMaxVerified, " are allowed");
-  out.verify = {verify.top(), verify.random(), verify.seed()};
+  FS_ASSIGN_OR_RETURN(out.verify, CheckCellChoice({verify.top(), verify.random(), verify.seed()}, at));
   return out;
 }
 

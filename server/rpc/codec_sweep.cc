@@ -18,6 +18,7 @@ namespace pb = ::fluoroscope::v1;
 constexpr int kMaxSites = 64;
 constexpr size_t kMaxGroupName = 256;
 constexpr int kMaxReferences = 256;
+constexpr uint32_t kMaxChosen = 4096;
 
 absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
   switch (axis) {
@@ -186,6 +187,14 @@ void Encode(const api::AttributionCheck& check, pb::SweepReply& reply) {
   }
 }
 
+void Encode(const api::PrecisionCheck& check, pb::SweepReply& reply) {
+  pb::PrecisionCheck* out = reply.mutable_precision();
+  out->mutable_cells()->Assign(check.cells.begin(), check.cells.end());
+  out->mutable_largest_difference()->Assign(check.largest_difference.begin(), check.largest_difference.end());
+  out->mutable_largest_change()->Assign(check.largest_change.begin(), check.largest_change.end());
+  out->set_run_ms(check.run_ms);
+}
+
 void Encode(const api::SweepSummary& summary, pb::SweepReply& reply) {
   pb::SweepSummary* out = reply.mutable_summary();
   for (const std::string& warning : summary.warnings) out->add_warnings(warning);
@@ -207,6 +216,28 @@ absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protob
     out.push_back(std::move(metric));
   }
   return out;
+}
+
+namespace {
+
+absl::StatusOr<std::optional<api::CellChoice>> DecodeFast(const pb::SweepRequest& request) {
+  const FieldPath root;
+  const FieldPath path{&root, "recheck"};
+  if (request.precision() != pb::SWEEP_PRECISION_FAST) {
+    if (request.has_recheck()) return InvalidAt(path, "is given, but precision is not FAST: there is nothing to check");
+    return std::nullopt;
+  }
+  if (!request.has_recheck()) return api::CellChoice{10, 10, 0};
+  return CheckCellChoice({request.recheck().top(), request.recheck().random(), request.recheck().seed()}, path);
+}
+
+}  // namespace
+
+absl::StatusOr<api::CellChoice> CheckCellChoice(const api::CellChoice& choice, const FieldPath& path) {
+  if (choice.top == 0 && choice.random == 0) return InvalidAt(path, "has neither top nor random: give one, or leave it away");
+  if (choice.top > kMaxChosen) return InvalidAt({&path, "top"}, "is ", choice.top, "; at most ", kMaxChosen, " are allowed");
+  if (choice.random > kMaxChosen) return InvalidAt({&path, "random"}, "is ", choice.random, "; at most ", kMaxChosen, " are allowed");
+  return choice;
 }
 
 absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, const DecodeLimits& limits) {
@@ -231,6 +262,7 @@ absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, c
     FS_ASSIGN_OR_RETURN(api::Intervention decoded, DecodeIntervention(request.corrupt_interventions(i), out.pairs.size(), path));
     out.corrupt_interventions.push_back(std::move(decoded));
   }
+  FS_ASSIGN_OR_RETURN(out.fast, DecodeFast(request));
   return out;
 }
 

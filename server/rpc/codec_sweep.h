@@ -5,6 +5,7 @@
 #include "api/sweep.h"
 #include "fluoroscope/v1/patching.pb.h"
 #include "rpc/codec_plan.h"
+#include "rpc/field_path.h"
 
 namespace fluoroscope::rpc {
 
@@ -13,6 +14,9 @@ absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::
                                                         const DecodeLimits& limits);
 absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protobuf::RepeatedPtrField<fluoroscope::v1::Metric>& metrics,
                                                             size_t pairs);
+
+// What came as a choice of cells, if it may be one.
+absl::StatusOr<api::CellChoice> CheckCellChoice(const api::CellChoice& choice, const FieldPath& path);
 
 // Strict checks included.
 absl::StatusOr<api::SweepRequest> DecodeSweep(const fluoroscope::v1::SweepRequest& request, const DecodeLimits& limits);

@@ -91,6 +91,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   in_flight_ = 0;
   api::ForwardPart part;
   std::vector<api::NamedTensor> small;
+  std::optional<absl::Status> end;  // when this message is the last
   {
     const std::lock_guard lock(mutex_);
     const bool failed = end_ && !end_->ok();
@@ -106,6 +107,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
       if (small.empty()) {
         part = std::move(parts_.front());
         parts_.pop_front();
+        if (parts_.empty() && std::holds_alternative<api::ForwardSummary>(part)) end = end_;
       }
     }
   }
@@ -115,7 +117,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   if (auto* tensor = std::get_if<api::NamedTensor>(&part)) return {.message = StartTensor(std::move(*tensor)), .end = {}};
   if (auto* token = std::get_if<api::GeneratedToken>(&part)) return {.message = Encode(*token), .end = {}};
   if (auto* handle = std::get_if<api::Handle>(&part)) return {.message = Encode(*handle), .end = {}};
-  return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = {}};
+  return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = std::move(end)};
 }
 
 std::vector<api::NamedTensor> ForwardStream::TakeSmall() {

@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "rpc/handles_service.h"
 #include "rpc/health.h"
+#include "rpc/jobs_service.h"
 #include "rpc/services.h"
+#include "rpc/status_service.h"
 #include "spdlog/spdlog.h"
 
 namespace fluoroscope::rpc {
@@ -50,9 +52,12 @@ class Server::Impl {
         patching_(state_),
         attribution_(state_),
         handles_(state_),
+        status_(state_),
+        jobs_(state_),
         health_({fluoroscope::v1::Models::service_full_name(), fluoroscope::v1::Inference::service_full_name(),
                  fluoroscope::v1::Patching::service_full_name(), fluoroscope::v1::Attribution::service_full_name(),
-                 fluoroscope::v1::Handles::service_full_name()}) {}
+                 fluoroscope::v1::Handles::service_full_name(), fluoroscope::v1::Server::service_full_name(),
+                 fluoroscope::v1::Jobs::service_full_name()}) {}
 
   ~Impl() { Shutdown(std::chrono::milliseconds(0)); }
 
@@ -72,6 +77,8 @@ class Server::Impl {
     builder.RegisterService(&patching_);
     builder.RegisterService(&attribution_);
     builder.RegisterService(&handles_);
+    builder.RegisterService(&status_);
+    builder.RegisterService(&jobs_);
     builder.RegisterService(&health_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
@@ -106,6 +113,8 @@ class Server::Impl {
   PatchingService patching_;
   AttributionService attribution_;
   HandlesService handles_;
+  StatusService status_;
+  JobsService jobs_;
   HealthService health_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;  // last: gone before the services

@@ -22,18 +22,6 @@ using grpc::ByteBuffer;
 using grpc::CallbackServerContext;
 using grpc::ServerUnaryReactor;
 
-namespace {
-
-// The engine's answer, encoded, or its error.
-template <typename Reply, typename Result, typename Encode>
-auto Encoded(Done<Reply> done, Encode encode) {
-  return [done = std::move(done), encode](const absl::StatusOr<Result>& result) {
-    done(result.ok() ? absl::StatusOr<Reply>(encode(*result)) : result.status());
-  };
-}
-
-}  // namespace
-
 ServerUnaryReactor* ModelsService::ListModels(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
   return ServeUnary<pb::ListModelsRequest, pb::ListModelsReply>(
       state_, *context, "Models.ListModels", *in, out,

@@ -42,13 +42,16 @@ void StreamReactor::Pump() {
   }
   while (true) {
     MessageSource::Next next = TakeGuarded();
-    if (next.end) {
-      Finish(call_.End(*next.end));  // busy_ for ever: nothing may follow
-      return;
-    }
     if (next.message) {
       writing_.Swap(&*next.message);
       call_.AddReplyBytes(writing_.Length());
+    }
+    if (next.end) {  // busy_ for ever: nothing may follow
+      const grpc::Status status = call_.End(*next.end);
+      next.message ? StartWriteAndFinish(&writing_, grpc::WriteOptions(), status) : Finish(status);
+      return;
+    }
+    if (next.message) {
       StartWrite(&writing_);  // busy_ until OnWriteDone
       return;
     }

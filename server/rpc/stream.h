@@ -17,7 +17,8 @@ namespace fluoroscope::rpc {
 // Where a stream's messages come from. Take and Sent are called by one thread at a time; Stop from any, at any time.
 class MessageSource {
  public:
-  // A message, or the end, or neither: nothing at present (the source then calls StreamReactor::Pump when there is).
+  // A message, or the end, or neither: nothing at present (the source then calls StreamReactor::Pump when there is). With both, the message
+  // is the last and leaves together with the end; Sent is not called for it.
   struct Next {
     std::optional<grpc::ByteBuffer> message;
     std::optional<absl::Status> end;

@@ -57,6 +57,14 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 template <typename Reply>
 using Done = std::function<void(const absl::StatusOr<Reply>&)>;
 
+// The engine's answer, encoded, or its error.
+template <typename Reply, typename Result, typename Encode>
+auto Encoded(Done<Reply> done, Encode encode) {
+  return [done = std::move(done), encode](const absl::StatusOr<Result>& result) {
+    done(result.ok() ? absl::StatusOr<Reply>(encode(*result)) : result.status());
+  };
+}
+
 // Serves one call: `start(request, engine, call context, done)` decodes and enqueues, and returns an error or sees to it that done is
 // called, from any thread. What it throws becomes INTERNAL; without that the client would wait for ever.
 template <typename Request, typename Reply, typename Start>

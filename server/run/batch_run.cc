@@ -7,10 +7,10 @@ namespace fluoroscope::run {
 namespace {
 
 // The rows that begin with their embedding, with all their positions.
-model::PackedRows WholeRows(const RunPlan& plan, const std::vector<size_t>& rows) {
+model::PackedRows WholeRows(const LaneRows& rows) {
   std::vector<model::RowSpan> spans;
   for (size_t slot = 0; slot < rows.size(); ++slot) {
-    const RowPlan& row = plan.rows[rows[slot]];
+    const RowPlan& row = *rows[slot].plan;
     if (row.joins()) continue;
     model::RowSpan& span = spans.emplace_back();
     span.slot = static_cast<int64_t>(slot);
@@ -20,25 +20,19 @@ model::PackedRows WholeRows(const RunPlan& plan, const std::vector<size_t>& rows
   return model::PackedRows(std::move(spans));
 }
 
-at::Tensor IdsOf(const RunPlan& plan, const std::vector<size_t>& rows, const model::PackedRows& whole) {
+at::Tensor IdsOf(const LaneRows& rows, const model::PackedRows& whole, at::Device device) {
   std::vector<int64_t> ids;
   for (const model::RowSpan& span : whole.rows()) {
-    const std::vector<int64_t>& row = plan.rows[rows[static_cast<size_t>(span.slot)]].ids;
+    const std::vector<int64_t>& row = rows[static_cast<size_t>(span.slot)].plan->ids;
     ids.insert(ids.end(), row.begin(), row.end());
   }
-  return model::IndexTensor(ids, plan.model->device);
+  return model::IndexTensor(ids, device);
 }
 
 }  // namespace
 
-BatchRun::BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out)
-    : plan_(plan),
-      rows_(std::move(rows)),
-      kept_(kept),
-      out_(out),
-      lens_(*plan.model),
-      hooks_(plan, rows_, kept, out, lens_),
-      live_(WholeRows(plan, rows_)) {
+BatchRun::BatchRun(const model::Model& model, LaneRows rows)
+    : model_(model), rows_(std::move(rows)), lens_(model), hooks_(model, rows_, lens_), live_(WholeRows(rows_)) {
   for (size_t slot = 0; slot < rows_.size(); ++slot)
     if (Row(static_cast<int64_t>(slot)).joins()) waiting_.push_back(slot);
   const auto start = [this](size_t slot) { return *Row(static_cast<int64_t>(slot)).joins(); };
@@ -47,7 +41,7 @@ BatchRun::BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at
 
 bool BatchRun::Step() {
   if (lens_.waiting()) {
-    lens_.Step(out_);
+    lens_.Step();
     return more_ || lens_.waiting();
   }
   more_ = Advance();
@@ -55,12 +49,11 @@ bool BatchRun::Step() {
 }
 
 bool BatchRun::Advance() {
-  const model::Model& model = *plan_.model;
   switch (stage_) {
     case Stage::kEmbed:
       if (live_.tokens() > 0) {
-        angles_ = model::AnglesOf(model, live_);
-        x_ = model::Embed(model, IdsOf(plan_, rows_, live_), live_, hooks_);
+        angles_ = model::AnglesOf(model_, live_);
+        x_ = model::Embed(model_, IdsOf(rows_, live_, model_.device), live_, hooks_);
       }
       EnterLayer();
       break;
@@ -71,8 +64,8 @@ bool BatchRun::Advance() {
       Mlp();
       break;
     case Stage::kFinalNorm:
-      x_ = model::FinalNorm(model, x_, live_, hooks_);
-      logits_ = std::make_unique<LogitsRun>(plan_, rows_, live_, std::move(x_), kept_, out_);
+      x_ = model::FinalNorm(model_, x_, live_, hooks_);
+      logits_ = std::make_unique<LogitsRun>(model_, rows_, live_, std::move(x_));
       stage_ = Stage::kLogits;
       break;
     case Stage::kLogits:
@@ -84,7 +77,7 @@ bool BatchRun::Advance() {
 void BatchRun::EnterLayer() {
   // With nobody in the batch the next layer is the one where somebody begins.
   if (live_.tokens() == 0 && !waiting_.empty()) layer_ = Row(static_cast<int64_t>(waiting_.front())).joins()->layer;
-  if (layer_ == plan_.model->arch.layers) {
+  if (layer_ == model_.arch.layers) {
     DropRowsBefore({layer_, model::Part::kFinal});
     stage_ = Stage::kFinalNorm;
     return;
@@ -101,7 +94,7 @@ void BatchRun::EnterLayer() {
 }
 
 void BatchRun::Attention() {
-  const int64_t layers = plan_.model->arch.layers;
+  const int64_t layers = model_.arch.layers;
   // Rows for which this is the last layer go on with only the positions that somebody reads.
   std::vector<model::RowSpan> keep = live_.rows();
   for (model::RowSpan& span : keep) {
@@ -111,23 +104,23 @@ void BatchRun::Attention() {
   model::PackedRows kept(std::move(keep));
   const model::PackedRows frozen = Part(live_, model::Part::kAttention, true);
   if (frozen.rows().empty()) {
-    x_ = model::AttentionPart(*plan_.model, layer_, x_, live_, kept, angles_, hooks_);
-    if (kept.tokens() != live_.tokens()) angles_ = model::AnglesOf(*plan_.model, kept);
+    x_ = model::AttentionPart(model_, layer_, x_, live_, kept, angles_, hooks_);
+    if (kept.tokens() != live_.tokens()) angles_ = model::AnglesOf(model_, kept);
   } else {
-    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, plan_.model->device)); };
+    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, model_.device)); };
     const model::PackedRows computed = Part(live_, model::Part::kAttention, false);
     const model::PackedRows computed_kept = Part(kept, model::Part::kAttention, false);
     const model::PackedRows frozen_kept = Part(kept, model::Part::kAttention, true);
     std::vector<at::Tensor> pieces;
     if (!computed.rows().empty())
-      pieces.push_back(model::AttentionPart(*plan_.model, layer_, lines(computed), computed, computed_kept,
-                                            model::AnglesOf(*plan_.model, computed), hooks_));
+      pieces.push_back(
+          model::AttentionPart(model_, layer_, lines(computed), computed, computed_kept, model::AnglesOf(model_, computed), hooks_));
     pieces.push_back(Frozen(model::Part::kAttention, lines(frozen), frozen, frozen_kept));
     std::vector<model::RowSpan> spans = computed_kept.rows();
     spans.insert(spans.end(), frozen_kept.rows().begin(), frozen_kept.rows().end());
     kept = model::PackedRows(std::move(spans));
     x_ = at::cat(pieces);
-    angles_ = model::AnglesOf(*plan_.model, kept);
+    angles_ = model::AnglesOf(model_, kept);
   }
   live_ = std::move(kept);
   DropRowsBefore({layer_, model::Part::kMlp});
@@ -138,18 +131,18 @@ void BatchRun::Mlp() {
   Join({layer_, model::Part::kMlp});
   const model::PackedRows frozen = Part(live_, model::Part::kMlp, true);
   if (!frozen.rows().empty()) {
-    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, plan_.model->device)); };
+    const auto lines = [&](const model::PackedRows& rows) { return model::TakeLines(x_, live_.LinesOf(rows, model_.device)); };
     const model::PackedRows computed = Part(live_, model::Part::kMlp, false);
     std::vector<at::Tensor> pieces;
-    if (!computed.rows().empty()) pieces.push_back(model::MlpPart(*plan_.model, layer_, lines(computed), computed, hooks_));
+    if (!computed.rows().empty()) pieces.push_back(model::MlpPart(model_, layer_, lines(computed), computed, hooks_));
     pieces.push_back(Frozen(model::Part::kMlp, lines(frozen), frozen, frozen));
     std::vector<model::RowSpan> spans = computed.rows();
     spans.insert(spans.end(), frozen.rows().begin(), frozen.rows().end());
     live_ = model::PackedRows(std::move(spans));
     x_ = at::cat(pieces);
-    angles_ = model::AnglesOf(*plan_.model, live_);
+    angles_ = model::AnglesOf(model_, live_);
   } else if (live_.tokens() > 0) {
-    x_ = model::MlpPart(*plan_.model, layer_, x_, live_, hooks_);
+    x_ = model::MlpPart(model_, layer_, x_, live_, hooks_);
   }
   ++layer_;
   EnterLayer();
@@ -164,17 +157,20 @@ model::PackedRows BatchRun::Part(const model::PackedRows& rows, model::Part part
 
 at::Tensor BatchRun::Frozen(model::Part part, const at::Tensor& x, const model::PackedRows& rows, const model::PackedRows& keep) {
   const bool mlp = part == model::Part::kMlp;
-  model::ReadFrozen(*plan_.model, layer_, part, x, rows, hooks_);
+  model::ReadFrozen(model_, layer_, part, x, rows, hooks_);
   std::vector<at::Tensor> added;
   for (size_t i = 0; i < keep.rows().size();) {
+    const Lane& lane = LaneOf(keep.rows()[i].slot);
     const size_t trunk = Row(keep.rows()[i].slot).freeze->trunk;
+    const auto same = [&](int64_t slot) { return &LaneOf(slot) == &lane && Row(slot).freeze->trunk == trunk; };
     std::vector<int64_t> lines;  // of the rows of one trunk, in one go
-    for (; i < keep.rows().size() && Row(keep.rows()[i].slot).freeze->trunk == trunk; ++i)
+    for (; i < keep.rows().size() && same(keep.rows()[i].slot); ++i)
       lines.insert(lines.end(), keep.rows()[i].positions.begin(), keep.rows()[i].positions.end());
-    const size_t key = (mlp ? plan_.trunks[trunk].mlp_out : plan_.trunks[trunk].attn_out)[static_cast<size_t>(layer_)];
-    added.push_back(model::TakeLines(kept_[key], model::IndexTensor(lines, plan_.model->device)));
+    const TrunkPlan& keys = lane.plan.trunks[trunk];
+    const size_t key = (mlp ? keys.mlp_out : keys.attn_out)[static_cast<size_t>(layer_)];
+    added.push_back(model::TakeLines(lane.kept[key], model::IndexTensor(lines, model_.device)));
   }
-  const at::Tensor own = keep.tokens() == rows.tokens() ? x : model::TakeLines(x, rows.LinesOf(keep, plan_.model->device));
+  const at::Tensor own = keep.tokens() == rows.tokens() ? x : model::TakeLines(x, rows.LinesOf(keep, model_.device));
   at::Tensor sum = own + (added.size() == 1 ? added.front() : at::cat(added));
   return model::Visit(hooks_, mlp ? model::Site::kResidPost : model::Site::kResidMid, layer_, keep, std::move(sum));
 }
@@ -188,13 +184,13 @@ void BatchRun::Join(Point here) {
     const RowPlan& row = Row(static_cast<int64_t>(slot));
     model::RowSpan& span = spans.emplace_back();
     span.slot = static_cast<int64_t>(slot);
-    if (here.part == model::Part::kMlp && std::min(row.stop.layer, plan_.model->arch.layers - 1) == here.layer) {
+    if (here.part == model::Part::kMlp && std::min(row.stop.layer, model_.arch.layers - 1) == here.layer) {
       span.positions = row.last_positions;  // as they leave this layer's attention
     } else {
       span.positions.resize(static_cast<size_t>(row.lines()));
       std::iota(span.positions.begin(), span.positions.end(), row.first());
     }
-    if (row.fork) span.prefix = PrefixOf(row.fork->trunk);
+    if (row.fork) span.prefix = PrefixOf(LaneOf(span.slot), row.fork->trunk);
     span.prefix_size = row.first();
     slots.push_back(slot);
   }
@@ -207,7 +203,7 @@ void BatchRun::Join(Point here) {
   all.insert(all.end(), spans.begin(), spans.end());
   x_ = live_.tokens() > 0 ? at::cat({x_, start}) : start;
   live_ = model::PackedRows(std::move(all));
-  angles_ = model::AnglesOf(*plan_.model, live_);
+  angles_ = model::AnglesOf(model_, live_);
 }
 
 at::Tensor BatchRun::StartOf(const std::vector<size_t>& slots, const model::PackedRows& joining, Point here) const {
@@ -217,25 +213,29 @@ at::Tensor BatchRun::StartOf(const std::vector<size_t>& slots, const model::Pack
   for (size_t i = 0; i < slots.size();) {
     if (const auto& start = row(i).start) {
       const std::vector<int64_t>& lines = joining.rows()[i++].positions;
-      pieces.push_back(model::TakeLines(start->value, model::IndexTensor(lines, plan_.model->device)).to(plan_.model->dtype));
+      pieces.push_back(model::TakeLines(start->value, model::IndexTensor(lines, model_.device)).to(model_.dtype));
       continue;
     }
+    const Lane& lane = LaneOf(static_cast<int64_t>(slots[i]));
     const size_t trunk = row(i).fork->trunk;
+    const auto same = [&](size_t other) {
+      return &LaneOf(static_cast<int64_t>(slots[other])) == &lane && row(other).fork && row(other).fork->trunk == trunk;
+    };
     std::vector<int64_t> lines;
-    for (; i < slots.size() && row(i).fork && row(i).fork->trunk == trunk; ++i)
+    for (; i < slots.size() && same(i); ++i)
       lines.insert(lines.end(), joining.rows()[i].positions.begin(), joining.rows()[i].positions.end());
-    const TrunkPlan& keys = plan_.trunks[trunk];
+    const TrunkPlan& keys = lane.plan.trunks[trunk];
     const size_t key = (here.part == model::Part::kMlp ? keys.resid_mid : keys.resid_pre)[static_cast<size_t>(here.layer)];
-    pieces.push_back(model::TakeLines(kept_[key], model::IndexTensor(lines, plan_.model->device)));
+    pieces.push_back(model::TakeLines(lane.kept[key], model::IndexTensor(lines, model_.device)));
   }
   return pieces.size() == 1 ? pieces.front() : at::cat(pieces);
 }
 
-const model::KvPrefix* BatchRun::PrefixOf(size_t trunk) {
-  const auto [it, is_new] = prefixes_.try_emplace(trunk);
+const model::KvPrefix* BatchRun::PrefixOf(const Lane& lane, size_t trunk) {
+  const auto [it, is_new] = prefixes_.try_emplace({&lane, trunk});
   if (is_new) {
-    for (size_t key : plan_.trunks[trunk].k) it->second.k.push_back(kept_[key]);
-    for (size_t key : plan_.trunks[trunk].v) it->second.v.push_back(kept_[key]);
+    for (size_t key : lane.plan.trunks[trunk].k) it->second.k.push_back(lane.kept[key]);
+    for (size_t key : lane.plan.trunks[trunk].v) it->second.v.push_back(lane.kept[key]);
   }
   return &it->second;
 }
@@ -244,11 +244,38 @@ void BatchRun::DropRowsBefore(Point next) {
   std::vector<model::RowSpan> staying;
   for (const model::RowSpan& span : live_.rows())
     if (Row(span.slot).stop >= next) staying.push_back(span);
-  if (staying.size() == live_.rows().size()) return;
+  if (staying.size() < live_.rows().size()) KeepOnly(std::move(staying));
+}
+
+void BatchRun::KeepOnly(std::vector<model::RowSpan> staying) {
   model::PackedRows packed(std::move(staying));
-  x_ = packed.tokens() == 0 ? at::Tensor() : model::TakeLines(x_, live_.LinesOf(packed, plan_.model->device));
-  if (packed.tokens() > 0) angles_ = model::AnglesOf(*plan_.model, packed);
+  if (!x_.defined()) {  // nothing is computed yet
+    live_ = std::move(packed);
+    return;
+  }
+  x_ = packed.tokens() == 0 ? at::Tensor() : model::TakeLines(x_, live_.LinesOf(packed, model_.device));
+  if (packed.tokens() > 0) angles_ = model::AnglesOf(model_, packed);
   live_ = std::move(packed);
+}
+
+bool BatchRun::Remove(const Lane& lane) {
+  const auto leaves = [&](int64_t slot) { return &LaneOf(slot) == &lane; };
+  std::vector<model::RowSpan> staying;
+  for (const model::RowSpan& span : live_.rows())
+    if (!leaves(span.slot)) staying.push_back(span);
+  if (logits_ != nullptr) {
+    more_ = logits_->Remove(lane);
+    live_ = model::PackedRows(std::move(staying));
+  } else {
+    if (staying.size() < live_.rows().size()) KeepOnly(std::move(staying));
+    std::erase_if(waiting_, [&](size_t slot) { return leaves(static_cast<int64_t>(slot)); });
+    more_ = live_.tokens() > 0 || !waiting_.empty();
+    if (live_.tokens() == 0 && stage_ == Stage::kAttention) stage_ = Stage::kMlp;  // whoever begins next begins there
+  }
+  hooks_.Remove(lane);
+  lens_.Remove(lane);
+  std::erase_if(prefixes_, [&](const auto& prefix) { return prefix.first.first == &lane; });
+  return more_ || lens_.waiting();
 }
 
 }  // namespace fluoroscope::run

@@ -4,36 +4,42 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "model/forward.h"
+#include "run/lane.h"
 #include "run/lens_run.h"
 #include "run/logits_run.h"
-#include "run/plan.h"
-#include "run/result_writer.h"
 #include "run/row_hooks.h"
 
 namespace fluoroscope::run {
 
-// A state machine; belongs to one run, used on the executor's thread. What LibTorch throws passes through. Rows that fork from another
-// row's run join the batch at their layer, so that all that have begun run a layer together.
+// A state machine; belongs to one run or to a BatchPool, used on the executor's thread. What LibTorch throws passes through. Rows that fork
+// from another row's run join the batch at their layer, so that all that have begun run a layer together. Rows of several runs (lanes) may
+// be in it: they share the matrices, and nothing else.
 class BatchRun {
  public:
-  // The references outlive it. `rows` are indices into the plan, rows of equal length side by side.
-  BatchRun(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out);
+  // Model and lanes outlive it; a lane may be removed. Rows of equal length lie side by side (SortByLength).
+  BatchRun(const model::Model& model, LaneRows rows);
 
   // Does the next piece: the embedding, half a layer, or a piece of the unembedding. False when nothing is left.
   bool Step();
 
+  // Takes a run's rows out, wherever the batch is; the others go on. False when nothing is left.
+  bool Remove(const Lane& lane);
+
  private:
   bool Advance();  // Step without the lens
-  const RowPlan& Row(int64_t slot) const { return plan_.rows[rows_[static_cast<size_t>(slot)]]; }
+  const RowPlan& Row(int64_t slot) const { return *rows_[static_cast<size_t>(slot)].plan; }
+  const Lane& LaneOf(int64_t slot) const { return *rows_[static_cast<size_t>(slot)].lane; }
   // Lets the rows that begin at this point into the batch.
   void Join(Point here);
   at::Tensor StartOf(const std::vector<size_t>& slots, const model::PackedRows& joining, Point here) const;
-  const model::KvPrefix* PrefixOf(size_t trunk);
+  const model::KvPrefix* PrefixOf(const Lane& lane, size_t trunk);
   // Lets rows that need nothing at or behind `next` leave the batch.
   void DropRowsBefore(Point next);
+  void KeepOnly(std::vector<model::RowSpan> staying);  // fewer rows than are live
   void EnterLayer();
   void Attention();
   void Mlp();
@@ -42,14 +48,12 @@ class BatchRun {
   // A part of the layer for rows for which it is frozen: x [rows.tokens(), d_model] -> [keep.tokens(), d_model].
   at::Tensor Frozen(model::Part part, const at::Tensor& x, const model::PackedRows& rows, const model::PackedRows& keep);
 
-  const RunPlan& plan_;
-  std::vector<size_t> rows_;
-  std::vector<at::Tensor>& kept_;
-  ResultWriter& out_;
-  LensRun lens_;  // of captures that are unembedded, before the batch goes on
+  const model::Model& model_;
+  const LaneRows rows_;  // by slot
+  LensRun lens_;         // of captures that are unembedded, before the batch goes on
   RowHooks hooks_;
-  std::deque<size_t> waiting_;                  // slots of rows that have not begun, in the order in which they will
-  std::map<size_t, model::KvPrefix> prefixes_;  // by trunk
+  std::deque<size_t> waiting_;  // slots of rows that have not begun, in the order in which they will
+  std::map<std::pair<const Lane*, size_t>, model::KvPrefix> prefixes_;  // by trunk
 
   enum class Stage { kEmbed, kAttention, kMlp, kFinalNorm, kLogits };
   Stage stage_ = Stage::kEmbed;

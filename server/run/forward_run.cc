@@ -1,5 +1,7 @@
 #include "run/forward_run.h"
 
+#include <utility>
+
 #include "obs/metrics.h"
 
 namespace fluoroscope::run {
@@ -12,7 +14,7 @@ constexpr uint64_t kUnchargedBytes = 1 << 20;
 }  // namespace
 
 ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
-                       Clock::time_point arrived, std::unique_ptr<CaptureKeeper> keeper)
+                       Clock::time_point arrived, std::shared_ptr<BatchPool> pool, std::unique_ptr<CaptureKeeper> keeper)
     : plan_(std::move(plan)),
       header_(std::move(header)),
       sink_(std::move(sink)),
@@ -20,31 +22,87 @@ ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<
       out_(sink_),
       keeper_(std::move(keeper)),
       run_(std::make_unique<PlanRun>(plan_, header_.provenance.model, out_, metrics)),
+      pool_(std::move(pool)),
       arrived_(arrived) {}
 
+bool ForwardRun::EnterPool() {
+  if (pool_ == nullptr || plan_.isolated || apart_ || !run_->between() || !BatchPool::Takes(run_->next_lines())) return false;
+  std::vector<size_t> rows;
+  const absl::StatusOr<bool> taken = meter_.Step([&] {  // behind the exception border: the first batch takes the values of handles with it
+    rows = run_->TakeBatch();
+    return false;
+  });
+  if (!taken.ok()) {
+    Fail(taken.status());
+    return true;
+  }
+  pooled_ = true;
+  pool_->Enter(run_->lane(), std::move(rows), *this, meter_);
+  return true;
+}
+
+bool ForwardRun::ReaderWaits() {
+  if (!out_.wants_more()) {
+    if (!drained_.exchange(false)) return false;
+    (void)out_.TakeWantsMore();
+  }
+  return true;
+}
+
 sched::Work::Progress ForwardRun::Step() {
-  if (succeeded_) return Progress::kDone;  // resumed because everything has been sent
-  if (!started_) {
-    started_ = true;
-    queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
-    out_.Push(header_);
+  if (ended_) return Ended();
+  if (pooled_) {
+    pool_->Step();
+    if (ended_) return Ended();
+    if (pooled_) return Progress::kMore;
   }
-  const absl::StatusOr<bool> more = meter_.Step([this] { return run_->Step(); });
+  if (!ReaderWaits()) return Progress::kBlocked;
+  if (EnterPool()) return ended_ ? Ended() : Progress::kMore;
+  Start();
+  // Up to the end of a batch, where the next one may be for the pool.
+  const absl::StatusOr<bool> more = meter_.Step([this] { return run_->Step() && !run_->between(); });
   if (!more.ok()) {
-    if (absl::IsResourceExhausted(more.status())) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
-    Abort(more.status());
-    return Progress::kDone;
+    Fail(more.status());
+    return Ended();
   }
-  if (!*more) {
+  if (run_->done()) {
     Succeed();
-    // Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait.
-    return out_.captured_bytes() < kUnchargedBytes ? Progress::kDone : Progress::kBlocked;
+    return Ended();
   }
-  return out_.TakeWantsMore() ? Progress::kMore : Progress::kBlocked;
+  if (run_->between()) apart_ = false;
+  return out_.wants_more() || drained_ ? Progress::kMore : Progress::kBlocked;
+}
+
+void ForwardRun::OnBatchDone() {
+  pooled_ = false;
+  if (run_->done()) {
+    Succeed();
+  } else if (out_.wants_more()) {
+    (void)EnterPool();
+  }
+}
+
+void ForwardRun::OnApart(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun) {
+  pooled_ = false;
+  apart_ = true;
+  run_->GiveBack(std::move(rows), std::move(begun));
+}
+
+void ForwardRun::Start() {
+  if (started_) return;
+  started_ = true;
+  queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
+  out_.Push(header_);
+}
+
+// Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait.
+sched::Work::Progress ForwardRun::Ended() {
+  if (failed_ || out_.captured_bytes() < kUnchargedBytes) return Progress::kDone;
+  return drained_ || std::exchange(parked_, true) ? Progress::kDone : Progress::kBlocked;  // parked: stepped again because all was sent
 }
 
 void ForwardRun::Succeed() {
-  succeeded_ = true;
+  ended_ = true;
   api::ForwardSummary summary;
   summary.tokens = run_->tokens();
   run_.reset();
@@ -58,13 +116,28 @@ void ForwardRun::Succeed() {
   summary.peak_bytes = meter_.peak_bytes();
   summary.warnings = plan_.warnings;
   out_.Push(std::move(summary));
+  drained_ = false;  // from here on it says that everything has been sent
   sink_->Finish(absl::OkStatus());
 }
 
-void ForwardRun::Abort(absl::Status why) {
+void ForwardRun::Fail(absl::Status why) {
+  if (absl::IsResourceExhausted(why)) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
+  pooled_ = false;
+  ended_ = failed_ = true;
+  LetGo();
+  sink_->Finish(std::move(why));
+}
+
+void ForwardRun::LetGo() {
   run_.reset();
   out_.kept_captures().clear();  // their memory first, then their charge
   keeper_.reset();
+}
+
+void ForwardRun::Abort(absl::Status why) {
+  if (pooled_) pool_->Leave(*this);  // else it has no rows there, and this may be another thread
+  pooled_ = false;
+  LetGo();
   sink_->Finish(std::move(why));
 }
 

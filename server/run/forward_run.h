@@ -1,10 +1,12 @@
 // A whole forward request as the executor sees it.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 
 #include "api/results.h"
+#include "run/batch_pool.h"
 #include "run/plan.h"
 #include "run/plan_run.h"
 #include "run/result_writer.h"
@@ -17,20 +19,39 @@ class Metrics;
 
 namespace fluoroscope::run {
 
-// Owns the plan and everything the run holds in memory. Stepped on the executor's thread; its end is reported to the sink exactly once.
-class ForwardRun final : public sched::Work {
+// Owns the plan and everything the run holds in memory. Its batches go through the model's pool, where they share matrices with other
+// requests' rows, unless they are large or the request is isolated: those it runs by itself. Stepped on the executor's thread; its end is
+// reported to the sink exactly once.
+class ForwardRun final : public sched::Work, private BatchClient {
  public:
-  // The header is sent with the first step. `keeper` is there when a capture is to be kept; its handles are sent before the summary. The
-  // time since `arrived` is reported as time in the queue. `metrics` outlives the run.
+  // The header is sent with the first step. The time since `arrived` is reported as time in the queue. `metrics` outlives the run. Without
+  // a pool it runs by itself. `keeper` is there when a capture is to be kept; its handles are sent before the summary.
   ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
-             std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now(),
+             std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now(), std::shared_ptr<BatchPool> pool = nullptr,
              std::unique_ptr<CaptureKeeper> keeper = nullptr);
 
+  void Admitted() override { (void)EnterPool(); }
   Progress Step() override;
   void Abort(absl::Status why) override;
 
+  // The sink wants more, or has sent everything. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so
+  // this run learns of both in its own turn only.
+  void OnDrained() { drained_ = true; }
+
  private:
+  void OnBatchBegin() override { Start(); }
+  void OnBatchDone() override;
+  void OnBatchFailed(absl::Status why) override { Fail(std::move(why)); }
+  void OnApart(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun) override;
+
+  // Takes the next batch to the pool, if it is one for it. True as well when that failed, which ends the run.
+  bool EnterPool();
+  bool ReaderWaits();
+  Progress Ended();
+  void Start();
   void Succeed();
+  void Fail(absl::Status why);
+  void LetGo();  // of all that an unsuccessful run still holds
 
   const RunPlan plan_;
   api::ForwardHeader header_;
@@ -40,8 +61,11 @@ class ForwardRun final : public sched::Work {
   std::unique_ptr<CaptureKeeper> keeper_;  // until the end
   std::unique_ptr<PlanRun> run_;           // until the end
   StepMeter meter_;
-  bool started_ = false;
-  bool succeeded_ = false;
+  const std::shared_ptr<BatchPool> pool_;
+  bool pooled_ = false;  // the pool has rows of this run
+  bool apart_ = false;   // until the batch that was given back has run
+  bool started_ = false, ended_ = false, failed_ = false, parked_ = false;
+  std::atomic<bool> drained_ = false;
   const std::chrono::steady_clock::time_point arrived_;
   double queue_ms_ = 0;
 };

@@ -19,11 +19,15 @@ class NoHooks final : public model::SiteHooks {
 
 }  // namespace
 
-void LensRun::Add(const RowPlan& row, const CapturePlan& capture, at::Tensor value) {
-  jobs_.push_back({&row, &capture, std::move(value), 0, {}});
+void LensRun::Add(const LaneRow& row, const CapturePlan& capture, at::Tensor value) {
+  jobs_.push_back({row, &capture, std::move(value), 0, {}});
 }
 
-void LensRun::Step(ResultWriter& out) {
+void LensRun::Remove(const Lane& lane) {
+  std::erase_if(jobs_, [&](const Job& job) { return job.row.lane == &lane; });
+}
+
+void LensRun::Step() {
   Job& job = jobs_.front();
   const LensPlan& lens = *job.capture->lens;
   const at::Tensor vectors = job.value.view({-1, job.value.size(-1)});
@@ -48,7 +52,7 @@ void LensRun::Step(ResultWriter& out) {
   for (size_t part = lens.top_k > 0 ? 0 : 1; part < 3; ++part) {
     std::vector<at::Tensor> pieces;
     for (const auto& piece : job.pieces) pieces.push_back(piece[part]);
-    out.CapturePart(*job.row, *job.capture, kParts[part], at::cat(pieces).view(shape));
+    job.row.lane->out.CapturePart(*job.row.plan, *job.capture, kParts[part], at::cat(pieces).view(shape));
   }
   jobs_.pop_front();
 }

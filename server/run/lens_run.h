@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "model/model.h"
-#include "run/plan.h"
-#include "run/result_writer.h"
+#include "run/lane.h"
 
 namespace fluoroscope::run {
 
@@ -19,17 +18,20 @@ class LensRun {
  public:
   explicit LensRun(const model::Model& model) : model_(model) {}
 
-  // `value` [positions, (heads,) d_model] is this object's from now on. Row and capture outlive it.
-  void Add(const RowPlan& row, const CapturePlan& capture, at::Tensor value);
+  // `value` [positions, (heads,) d_model] is this object's from now on. Row and capture outlive it, or are removed.
+  void Add(const LaneRow& row, const CapturePlan& capture, at::Tensor value);
+
+  // Forgets the values of this run's rows.
+  void Remove(const Lane& lane);
 
   bool waiting() const { return !jobs_.empty(); }
 
   // Unembeds at most kPositionsPerStep vectors of the capture that waits longest; hands it out when it is complete.
-  void Step(ResultWriter& out);
+  void Step();
 
  private:
   struct Job {
-    const RowPlan* row;
+    LaneRow row;
     const CapturePlan* capture;
     at::Tensor value;
     int64_t next = 0;                               // vector

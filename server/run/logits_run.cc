@@ -4,28 +4,28 @@
 
 namespace fluoroscope::run {
 
-LogitsRun::LogitsRun(const RunPlan& plan, const std::vector<size_t>& rows, const model::PackedRows& live, at::Tensor normalized,
-                     std::vector<at::Tensor>& kept, ResultWriter& out)
-    : plan_(plan), live_(live), normalized_(std::move(normalized)), out_(out), metrics_(plan, rows, live, kept), rows_(rows) {
+LogitsRun::LogitsRun(const model::Model& model, const LaneRows& rows, model::PackedRows live, at::Tensor normalized)
+    : model_(model), rows_(rows), live_(std::move(live)), normalized_(std::move(normalized)) {
+  metrics_.emplace(model_, rows_, live_);
   for (const model::RowSpan& span : live_.rows()) {
-    const RowPlan& row = plan_.rows[rows_[static_cast<size_t>(span.slot)]];
+    const RowPlan& row = *Row(span.slot).plan;
     if (!row.logits || !row.logits->columns.empty()) continue;
     const size_t step = static_cast<size_t>(kPositionsPerStep);
     for (size_t first = 0; first < row.logits->positions.size(); first += step)
-      pieces_.push_back({&row, &span, first, std::min(step, row.logits->positions.size() - first)});
+      pieces_.push_back({span.slot, first, std::min(step, row.logits->positions.size() - first)});
   }
 }
 
 bool LogitsRun::Step() {
-  if (!metrics_.done()) {
-    metrics_.Step(normalized_, out_);
-    return !metrics_.done() || next_row_ < live_.rows().size() || !pieces_.empty();
+  if (!metrics_->done()) {
+    metrics_->Step(normalized_);
+    return Left();
   }
   if (next_row_ < live_.rows().size()) {
     const model::RowSpan& span = live_.rows()[next_row_++];
-    const RowPlan& row = plan_.rows[rows_[static_cast<size_t>(span.slot)]];
-    if (row.logits && !row.logits->columns.empty()) Columns(row, span);
-    return next_row_ < live_.rows().size() || !pieces_.empty();
+    const LaneRow& row = Row(span.slot);
+    if (row.plan->logits && !row.plan->logits->columns.empty()) Columns(row, span);
+    return Left();
   }
   std::vector<Piece> step;
   size_t positions = 0;
@@ -38,23 +38,49 @@ bool LogitsRun::Step() {
   return !pieces_.empty();
 }
 
+bool LogitsRun::Remove(const Lane& lane) {
+  std::vector<model::RowSpan> staying;
+  size_t next_row = 0;
+  for (size_t i = 0; i < live_.rows().size(); ++i) {
+    const model::RowSpan& span = live_.rows()[i];
+    if (Row(span.slot).lane == &lane) continue;
+    if (i < next_row_) ++next_row;
+    staying.push_back(span);
+  }
+  next_row_ = next_row;
+  const bool was_unfinished = !pieces_.empty() && pieces_.front().first > 0;
+  const bool front_leaves = !pieces_.empty() && Row(pieces_.front().slot).lane == &lane;
+  if (was_unfinished && front_leaves) {
+    unfinished_.reset();
+    unfinished_top_.clear();
+  }
+  std::erase_if(pieces_, [&](const Piece& piece) { return Row(piece.slot).lane == &lane; });
+  model::PackedRows packed(std::move(staying));
+  if (packed.tokens() == 0) return false;
+  normalized_ = model::TakeLines(normalized_, live_.LinesOf(packed, model_.device));
+  live_ = std::move(packed);
+  if (!metrics_->done()) metrics_.emplace(model_, rows_, live_);  // they are handed out all at once, at their end
+  return Left();
+}
+
 at::Tensor LogitsRun::Lines(const model::RowSpan& span, const std::vector<int64_t>& positions) const {
   std::vector<int64_t> lines;
   for (int64_t position : positions) lines.push_back(span.LineOf(position));
-  return model::TakeLines(normalized_, model::IndexTensor(lines, plan_.model->device));
+  return model::TakeLines(normalized_, model::IndexTensor(lines, model_.device));
 }
 
-void LogitsRun::Columns(const RowPlan& row, const model::RowSpan& span) {
-  const at::Tensor columns = model::IndexTensor(row.logits->columns, plan_.model->device);
-  out_.Logits(row, "logits", row.logits->positions, model::Unembed(*plan_.model, Lines(span, row.logits->positions), columns));
+void LogitsRun::Columns(const LaneRow& row, const model::RowSpan& span) {
+  const LogitsPlan& logits = *row.plan->logits;
+  const at::Tensor columns = model::IndexTensor(logits.columns, model_.device);
+  row.lane->out.Logits(*row.plan, "logits", logits.positions, model::Unembed(model_, Lines(span, logits.positions), columns));
 }
 
 void LogitsRun::Unembed(const std::vector<Piece>& pieces) {
   std::vector<int64_t> lines;
   for (const Piece& piece : pieces)
-    for (size_t i = 0; i < piece.count; ++i) lines.push_back(piece.span->LineOf(piece.row->logits->positions[piece.first + i]));
-  const at::Tensor logits =
-      model::Unembed(*plan_.model, model::TakeLines(normalized_, model::IndexTensor(lines, plan_.model->device)), /*columns=*/{});
+    for (size_t i = 0; i < piece.count; ++i)
+      lines.push_back(live_.Find(piece.slot)->LineOf(Row(piece.slot).plan->logits->positions[piece.first + i]));
+  const at::Tensor logits = model::Unembed(model_, model::TakeLines(normalized_, model::IndexTensor(lines, model_.device)), /*columns=*/{});
   int64_t line = 0;
   for (const Piece& piece : pieces) {
     Emit(piece, logits.narrow(0, line, static_cast<int64_t>(piece.count)));
@@ -63,7 +89,8 @@ void LogitsRun::Unembed(const std::vector<Piece>& pieces) {
 }
 
 void LogitsRun::Emit(const Piece& piece, const at::Tensor& logits) {
-  const RowPlan& row = *piece.row;
+  const RowPlan& row = *Row(piece.slot).plan;
+  ResultWriter& out = Row(piece.slot).lane->out;
   const std::vector<int64_t>& positions = row.logits->positions;
   const bool last = piece.first + piece.count == positions.size();
   if (row.logits->top_k > 0) {
@@ -75,18 +102,18 @@ void LogitsRun::Emit(const Piece& piece, const at::Tensor& logits) {
     for (size_t i = 0; i < 3; ++i) {
       std::vector<at::Tensor> pieces;
       for (const auto& done : unfinished_top_) pieces.push_back(done[i]);
-      out_.Logits(row, kNames[i], positions, at::cat(pieces));
+      out.Logits(row, kNames[i], positions, at::cat(pieces));
     }
     unfinished_top_.clear();
     return;
   }
   if (piece.count == positions.size()) {
-    out_.Logits(row, "logits", positions, logits);
+    out.Logits(row, "logits", positions, logits);
     return;
   }
   if (piece.first == 0) unfinished_ = at::empty({static_cast<int64_t>(positions.size()), logits.size(1)}, logits.options());
   unfinished_.narrow(0, static_cast<int64_t>(piece.first), logits.size(0)).copy_(logits);
-  if (last) out_.Logits(row, "logits", positions, std::exchange(unfinished_, {}));
+  if (last) out.Logits(row, "logits", positions, std::exchange(unfinished_, {}));
 }
 
 }  // namespace fluoroscope::run

@@ -3,47 +3,50 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "model/packed_rows.h"
+#include "run/lane.h"
 #include "run/metrics_run.h"
-#include "run/plan.h"
-#include "run/result_writer.h"
 
 namespace fluoroscope::run {
 
 // Belongs to a BatchRun; used on the executor's thread. `normalized` [live.tokens(), d_model] is what the unembedding multiplies.
 class LogitsRun {
  public:
-  LogitsRun(const RunPlan& plan, const std::vector<size_t>& rows, const model::PackedRows& live, at::Tensor normalized,
-            std::vector<at::Tensor>& kept, ResultWriter& out);
+  // The references outlive it.
+  LogitsRun(const model::Model& model, const LaneRows& rows, model::PackedRows live, at::Tensor normalized);
 
   // Unembeds a bounded number of positions. False when nothing is left.
   bool Step();
 
+  // Forgets this run's rows. What the others have sent they do not send again. False when nothing is left.
+  bool Remove(const Lane& lane);
+
  private:
   // Some positions of one row that want all columns.
   struct Piece {
-    const RowPlan* row;
-    const model::RowSpan* span;
-    size_t first, count;  // within row->logits->positions
+    int64_t slot;
+    size_t first, count;  // within the row's logits->positions
   };
 
-  void Columns(const RowPlan& row, const model::RowSpan& span);
+  const LaneRow& Row(int64_t slot) const { return rows_[static_cast<size_t>(slot)]; }
+  bool Left() const { return !metrics_->done() || next_row_ < live_.rows().size() || !pieces_.empty(); }
+  void Columns(const LaneRow& row, const model::RowSpan& span);
   void Unembed(const std::vector<Piece>& pieces);
   void Emit(const Piece& piece, const at::Tensor& logits);
   at::Tensor Lines(const model::RowSpan& span, const std::vector<int64_t>& positions) const;
 
-  const RunPlan& plan_;
+  const model::Model& model_;
+  const LaneRows& rows_;
   model::PackedRows live_;
   at::Tensor normalized_;
-  ResultWriter& out_;
-  MetricsRun metrics_;
+  std::optional<MetricsRun> metrics_;
   std::deque<Piece> pieces_;                               // waiting
   at::Tensor unfinished_;                                  // logits [positions, vocabulary] of a row that is unembedded in several steps
   size_t next_row_ = 0;                                    // of live_: chosen columns, a row a step
   std::vector<std::array<at::Tensor, 3>> unfinished_top_;  // tokens, logits, log-probabilities of such a row's pieces
-  std::vector<size_t> rows_;
 };
 
 }  // namespace fluoroscope::run

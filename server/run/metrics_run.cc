@@ -13,46 +13,46 @@ constexpr size_t kReadingsPerStep = 512;
 
 }  // namespace
 
-MetricsRun::MetricsRun(const RunPlan& plan, const std::vector<size_t>& rows, const model::PackedRows& live, std::vector<at::Tensor>& kept)
-    : plan_(plan), kept_(kept) {
-  const auto row_of = [&](const model::RowSpan& span) -> const RowPlan& { return plan_.rows[rows[static_cast<size_t>(span.slot)]]; };
+MetricsRun::MetricsRun(const model::Model& model, const LaneRows& rows, const model::PackedRows& live) : model_(model) {
+  const auto row_of = [&](const model::RowSpan& span) -> const LaneRow& { return rows[static_cast<size_t>(span.slot)]; };
   size_t count = 0;
   for (const model::RowSpan& span : live.rows())
-    for (const MetricPlan& metric : row_of(span).metrics) count += metric.positions.size();
+    for (const MetricPlan& metric : row_of(span).plan->metrics) count += metric.positions.size();
   values_.reserve(count);  // they stay where they are
   for (const model::RowSpan& span : live.rows()) AddRow(row_of(span), span);
   done_ = values_.empty() && lines_.empty();
 }
 
-void MetricsRun::AddRow(const RowPlan& row, const model::RowSpan& span) {
+void MetricsRun::AddRow(const LaneRow& row, const model::RowSpan& span) {
   std::map<int64_t, Line> lines;
   const auto line_at = [&](int64_t position) -> Line& {
     Line& line = lines[span.LineOf(position)];
     line.line = span.LineOf(position);
     return line;
   };
-  for (const MetricPlan& metric : row.metrics) {
+  for (const MetricPlan& metric : row.plan->metrics) {
     const std::vector<intervention::WeightedToken> tokens = intervention::WeightedTokensOf(metric.metric);
     for (size_t i = 0; i < metric.positions.size(); ++i) {
       double* value = &values_.emplace_back(Value{&row, &metric, i}).value;
       if (!tokens.empty()) columns_.push_back({span.LineOf(metric.positions[i]), tokens, value});
-      if (intervention::NeedsVocabulary(metric.metric)) line_at(metric.positions[i]).readings.push_back({0, &metric.metric, i, value});
+      if (intervention::NeedsVocabulary(metric.metric))
+        line_at(metric.positions[i]).readings.push_back({0, &metric.metric, i, value, &row.lane->kept});
     }
   }
-  for (const KeepLogitsPlan& keep : row.keep_logits) {
+  for (const KeepLogitsPlan& keep : row.plan->keep_logits) {
     const int64_t count = static_cast<int64_t>(keep.positions.size());
-    kept_[keep.key] = at::empty({count, plan_.model->arch.vocabulary}, at::TensorOptions(plan_.model->device).dtype(at::kFloat));
+    row.lane->kept[keep.key] = at::empty({count, model_.arch.vocabulary}, at::TensorOptions(model_.device).dtype(at::kFloat));
     for (int64_t i = 0; i < count; ++i)
-      line_at(keep.positions[static_cast<size_t>(i)]).references.push_back({0, keep.key, i, keep.log_probabilities});
+      line_at(keep.positions[static_cast<size_t>(i)]).references.push_back({0, keep.key, i, keep.log_probabilities, &row.lane->kept});
   }
   for (auto& [_, line] : lines) lines_.push_back(std::move(line));
 }
 
-void MetricsRun::Step(const at::Tensor& normalized, ResultWriter& out) {
+void MetricsRun::Step(const at::Tensor& normalized) {
   if (next_column_ < columns_.size()) {
     const std::span<const intervention::ColumnReading> waiting = std::span(columns_).subspan(next_column_);
     const size_t count = intervention::ReadingsPerProduct(waiting);
-    intervention::Evaluate(*plan_.model, normalized, waiting.first(count));
+    intervention::Evaluate(model_, normalized, waiting.first(count));
     next_column_ += count;
   } else if (next_line_ < lines_.size()) {
     Vocabulary(normalized);
@@ -60,7 +60,8 @@ void MetricsRun::Step(const at::Tensor& normalized, ResultWriter& out) {
   if (next_column_ < columns_.size() || next_line_ < lines_.size()) return;
   ReadOut();
   for (const Value& value : values_)
-    out.Metric({value.metric->name, value.row->index, static_cast<int32_t>(value.metric->positions[value.position]), value.value});
+    value.row->lane->out.Metric(
+        {value.metric->name, value.row->plan->index, static_cast<int32_t>(value.metric->positions[value.position]), value.value});
   done_ = true;
 }
 
@@ -76,8 +77,8 @@ void MetricsRun::Vocabulary(const at::Tensor& normalized) {
     for (intervention::VocabularyReading reading : line.readings) readings.emplace_back(reading).line = here;
     for (intervention::ReferenceLine reference : line.references) references.emplace_back(reference).line = here;
   }
-  const at::Tensor taken = model::TakeLines(normalized, model::IndexTensor(lines, plan_.model->device));
-  intervention::Evaluate(model::Unembed(*plan_.model, taken, /*columns=*/{}).to(at::kFloat), readings, references, kept_);
+  const at::Tensor taken = model::TakeLines(normalized, model::IndexTensor(lines, model_.device));
+  intervention::Evaluate(model::Unembed(model_, taken, /*columns=*/{}).to(at::kFloat), readings, references);
 }
 
 // One product for each direction, with the values of all rows that are read along it.
@@ -92,7 +93,7 @@ void MetricsRun::ReadOut() {
     if (read == nullptr) continue;
     auto& [direction, group] = groups[read->direction.unsafeGetTensorImpl()];
     direction = read->direction;
-    if (value.position == 0) group.values.push_back(kept_[read->value].to(at::kFloat).reshape({-1, direction.size(0)}));
+    if (value.position == 0) group.values.push_back(value.row->lane->kept[read->value].to(at::kFloat).reshape({-1, direction.size(0)}));
     group.to.push_back(&value.value);
   }
   for (const auto& [_, entry] : groups) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "run/batch_run.h"
+#include "run/lane.h"
 #include "run/plan.h"
 #include "run/result_writer.h"
 
@@ -18,16 +19,29 @@ class Metrics;
 
 namespace fluoroscope::run {
 
-// A state machine; belongs to one Work, used on the executor's thread. What LibTorch throws passes through.
+// A state machine; belongs to one Work, used on the executor's thread. What LibTorch throws passes through. It runs its batches by itself
+// (Step), or hands one out between two of them (TakeBatch), to be run beside other runs' rows.
 class PlanRun {
  public:
   // The references outlive it. `plan` is finished.
   PlanRun(const RunPlan& plan, std::string model_name, ResultWriter& out, obs::Metrics& metrics);
 
-  // Does the next small piece. The first takes what the plan was given. False when nothing is left.
+  // Does the next small piece. False when nothing is left.
   bool Step();
 
-  uint64_t tokens() const { return tokens_; }  // of the batches that have begun
+  // Whether a batch is to begin, and how many lines it has.
+  bool between() const { return batch_ == nullptr && !batches_.empty(); }
+  int64_t next_lines() const;
+
+  // The rows of the batch that is to begin. Somebody else runs them; or GiveBack.
+  // The first batch, however it is run, takes the plan's given values with it.
+  std::vector<size_t> TakeBatch();
+  // This run is to run the rows that were taken: from where `begun` is, which has no others, or from their start.
+  void GiveBack(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun);
+
+  bool done() const { return batch_ == nullptr && batches_.empty(); }
+  const Lane& lane() const { return lane_; }
+  uint64_t tokens() const { return tokens_; }  // of the batches that have begun or were taken
 
   // What rows have kept, by key; once nothing is left to do.
   std::vector<at::Tensor> TakeKept() { return std::move(kept_); }
@@ -37,9 +51,9 @@ class PlanRun {
 
   const RunPlan& plan_;
   const std::string model_name_;
-  ResultWriter& out_;
   obs::Metrics& metrics_;
   std::vector<at::Tensor> kept_;
+  const Lane lane_;
   std::deque<std::vector<size_t>> batches_;  // still to run
   bool began_ = false;
   std::unique_ptr<BatchRun> batch_;  // running

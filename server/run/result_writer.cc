@@ -68,6 +68,31 @@ void ResultWriter::Capture(const RowPlan& row, const CapturePlan& capture, const
   }
 }
 
+void ResultWriter::Push(api::ForwardPart part) {
+  if (held_) {
+    held_->parts.push_back(std::move(part));
+    return;
+  }
+  wants_more_ = sink_->Push(std::move(part)) && wants_more_;
+}
+
+void ResultWriter::Hold() { held_ = Held{{}, metrics_.size(), captured_bytes_, kept_captures_.size()}; }
+
+void ResultWriter::Release() {
+  if (!held_) return;
+  std::vector<api::ForwardPart> parts = std::move(held_->parts);
+  held_.reset();
+  for (api::ForwardPart& part : parts) Push(std::move(part));
+}
+
+void ResultWriter::Forget() {
+  if (!held_) return;
+  metrics_.resize(held_->metrics_before);
+  captured_bytes_ = held_->captured_bytes_before;
+  kept_captures_.resize(held_->kept_captures_before);
+  held_.reset();
+}
+
 void ResultWriter::Pass(api::NamedTensor tensor) {
   captured_bytes_ += tensor.data.bytes.size();
   Push(std::move(tensor));

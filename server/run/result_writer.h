@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,7 +47,12 @@ class ResultWriter {
 
   void Metric(api::MetricValue value) { metrics_.push_back(std::move(value)); }
 
-  void Push(api::ForwardPart part) { wants_more_ = sink_->Push(std::move(part)) && wants_more_; }
+  void Push(api::ForwardPart part);
+
+  // From here on results, metrics too, wait in here: until Release sends them, or Forget takes back all that came since.
+  void Hold();
+  void Release();
+  void Forget();
 
   // False since the sink said "enough for now".
   bool wants_more() const { return wants_more_; }
@@ -58,6 +65,13 @@ class ResultWriter {
   uint64_t captured_bytes() const { return captured_bytes_; }
 
  private:
+  struct Held {
+    std::vector<api::ForwardPart> parts;
+    size_t metrics_before;
+    uint64_t captured_bytes_before;
+    size_t kept_captures_before;
+  };
+
   // Fills in the row's part and the bytes.
   static void Fill(const RowPlan& row, api::NamedTensor& tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
   void Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
@@ -67,6 +81,7 @@ class ResultWriter {
   std::vector<KeptCapture> kept_captures_;
   uint64_t captured_bytes_ = 0;
   bool wants_more_ = true;
+  std::optional<Held> held_;
 };
 
 }  // namespace fluoroscope::run

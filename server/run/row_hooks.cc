@@ -1,5 +1,6 @@
 #include "run/row_hooks.h"
 
+#include <algorithm>
 #include <set>
 
 #include "intervention/edit.h"
@@ -26,8 +27,14 @@ Region Locate(const Place& place, const model::RowSpan& span, bool packed) {
   return region;
 }
 
-// Whether a capture sends lines of `value` as they are: neither reduced nor only some heads or units.
-bool SendsLines(const CapturePlan& capture) { return !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty(); }
+// Whether a capture sends lines of `value` as they are: neither reduced, nor only some heads or units, nor copied to be kept.
+bool SendsLines(const CapturePlan& capture) {
+  return capture.keep_seconds == 0 && !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty();
+}
+
+bool OneLane(const LaneRows& rows) {
+  return std::all_of(rows.begin(), rows.end(), [&](const LaneRow& row) { return row.lane == rows.front().lane; });
+}
 
 // A captured slice may share the batch's memory only if that memory is mostly what was captured, else it would keep alive (and the budget
 // would not know of) far more than was asked for.
@@ -37,25 +44,24 @@ bool MayShare(const at::Tensor& value, int64_t lines, int64_t sent_lines) {
 
 }  // namespace
 
-RowHooks::RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out, LensRun& lens)
-    : plan_(plan),
-      rows_(std::move(rows)),
-      kept_(kept),
-      out_(out),
-      lens_(lens),
-      actions_(static_cast<size_t>(plan.model->arch.layers) * model::kSiteCount) {
+RowHooks::RowHooks(const model::Model& model, const LaneRows& rows, LensRun& lens)
+    : rows_(rows), lens_(lens), one_lane_(OneLane(rows)), actions_(static_cast<size_t>(model.arch.layers) * model::kSiteCount) {
   for (size_t slot = 0; slot < rows_.size(); ++slot) {
-    const RowPlan& row = plan_.rows[rows_[slot]];
+    const RowPlan& row = *rows_[slot].plan;
     const int64_t s = static_cast<int64_t>(slot);
     for (const EditPlan& edit : row.edits) ActionsAt(edit.place.site, edit.place.layer).push_back({s, &edit, nullptr, nullptr});
   }
   for (size_t slot = 0; slot < rows_.size(); ++slot) {
-    const RowPlan& row = plan_.rows[rows_[slot]];
+    const RowPlan& row = *rows_[slot].plan;
     const int64_t s = static_cast<int64_t>(slot);
     for (const KeepPlan& keep : row.keeps) ActionsAt(keep.place.site, keep.place.layer).push_back({s, nullptr, &keep, nullptr});
     for (const CapturePlan& capture : row.captures)
       ActionsAt(capture.place.site, capture.place.layer).push_back({s, nullptr, nullptr, &capture});
   }
+}
+
+void RowHooks::Remove(const Lane& lane) {
+  for (std::vector<Action>& actions : actions_) std::erase_if(actions, [&](const Action& action) { return RowOf(action).lane == &lane; });
 }
 
 std::vector<RowHooks::Action>& RowHooks::ActionsAt(model::Site site, int64_t layer) {
@@ -98,24 +104,25 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
     std::vector<int64_t> alive;
     for (size_t i = 0; i < action.place().positions.size(); ++i)
       if (span->LineOf(action.place().positions[i]) >= 0) alive.push_back(static_cast<int64_t>(i));
-    intervention::Apply(action.edit->edit, {kept_, alive}, region, value);
+    intervention::Apply(action.edit->edit, {RowOf(action).lane->kept, alive}, region, value);
   }
-  const bool share = MayShare(value, row != nullptr ? row->size() : rows->tokens(), static_cast<int64_t>(sent_lines.size()));
+  // Memory is never shared between runs: one with a slow reader would hold what another was charged for.
+  const bool share = one_lane_ && MayShare(value, row != nullptr ? row->size() : rows->tokens(), static_cast<int64_t>(sent_lines.size()));
   for (const Read& read : reads) {
     at::Tensor entries = intervention::Read(value, read.region);
     if (read.action->keep != nullptr) {
-      kept_[read.action->keep->key] = entries.clone(at::MemoryFormat::Contiguous);
+      RowOf(*read.action).lane->kept[read.action->keep->key] = entries.clone(at::MemoryFormat::Contiguous);
       continue;
     }
     const CapturePlan& capture = *read.action->capture;
-    const RowPlan& plan = plan_.rows[rows_[static_cast<size_t>(read.action->slot)]];
+    const LaneRow& row = RowOf(*read.action);
     if (capture.lens) {
-      lens_.Add(plan, capture, entries.clone(at::MemoryFormat::Contiguous));
+      lens_.Add(row, capture, entries.clone(at::MemoryFormat::Contiguous));
       continue;
     }
     // What is kept is charged for what it is: it must not hold a batch's memory.
     if ((!share || capture.keep_seconds > 0) && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
-    out_.Capture(plan, capture, entries);
+    row.lane->out.Capture(*row.plan, capture, entries);
   }
   return value;
 }

@@ -4,18 +4,20 @@
 #include <vector>
 
 #include "model/hooks.h"
+#include "run/lane.h"
 #include "run/lens_run.h"
-#include "run/plan.h"
-#include "run/result_writer.h"
 
 namespace fluoroscope::run {
 
-// Belongs to one batch; used on the executor's thread. Slots are positions in `rows`.
+// Belongs to one batch; used on the executor's thread. Slots are indices into `rows`. Actions are found by site, so that a site costs what
+// is asked for there, however many rows of however many runs are in the batch.
 class RowHooks final : public model::SiteHooks {
  public:
-  // `kept` holds the values of earlier waves and takes those of this one; `lens` takes captures that are unembedded. All references outlive
-  // the hooks.
-  RowHooks(const RunPlan& plan, std::vector<size_t> rows, std::vector<at::Tensor>& kept, ResultWriter& out, LensRun& lens);
+  // `lens` takes captures that are unembedded. All references outlive the hooks.
+  RowHooks(const model::Model& model, const LaneRows& rows, LensRun& lens);
+
+  // Forgets what this run's rows want.
+  void Remove(const Lane& lane);
 
   bool Wants(model::Site site, int64_t layer) const override { return !ActionsAt(site, layer).empty(); }
   bool Wants(model::Site site, int64_t layer, int64_t slot) const override;
@@ -40,11 +42,11 @@ class RowHooks final : public model::SiteHooks {
   // Performs the actions of `row` (of all rows when null) on `value`.
   at::Tensor Perform(model::Site site, int64_t layer, const model::PackedRows* rows, const model::RowSpan* row, at::Tensor value);
 
-  const RunPlan& plan_;
-  std::vector<size_t> rows_;
-  std::vector<at::Tensor>& kept_;
-  ResultWriter& out_;
+  const LaneRow& RowOf(const Action& action) const { return rows_[static_cast<size_t>(action.slot)]; }
+
+  const LaneRows& rows_;
   LensRun& lens_;
+  const bool one_lane_;
   std::vector<std::vector<Action>> actions_;  // [layer * kSiteCount + site]
 };
 

@@ -19,6 +19,12 @@ constexpr std::chrono::milliseconds kStepTime{20};
 
 }  // namespace
 
+void StepMeter::AddShare(double run_ms, uint64_t peak_bytes, uint64_t held_bytes) {
+  run_ms_ += run_ms;
+  peak_bytes_ = std::max(peak_bytes_, held_bytes_ + peak_bytes);
+  held_bytes_ += held_bytes;
+}
+
 absl::StatusOr<bool> StepMeter::Step(const std::function<bool()>& piece) {
   const Clock::time_point start = Clock::now();
   bool more = true;

@@ -15,8 +15,13 @@ class StepMeter {
   // there is more. RESOURCE_EXHAUSTED when memory ran out, INTERNAL for what else LibTorch throws.
   absl::StatusOr<bool> Step(const std::function<bool()>& piece);
 
+  // Of a step that several runs shared and another meter measured: how long it took, and this run's part of the most bytes held in it and
+  // of those that were left.
+  void AddShare(double run_ms, uint64_t peak_bytes, uint64_t held_bytes);
+
   double run_ms() const { return run_ms_; }
   uint64_t peak_bytes() const { return peak_bytes_; }  // the most that this run held at once, as the counting allocator saw it
+  uint64_t held_bytes() const { return held_bytes_; }  // what it holds now, between two steps
 
  private:
   double run_ms_ = 0;

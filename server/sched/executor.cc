@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "obs/metrics.h"
+#include "sched/ledger.h"
 #include "sched/refusals.h"
 #include "sched/running_set.h"
 #include "sched/work_queue.h"
@@ -22,6 +23,15 @@ namespace fluoroscope::sched {
 namespace {
 
 constexpr uint64_t kTurnsPerBudget = 16;  // a work that needs the whole budget costs its principal this many turns
+constexpr double kFlopsPerTurn = 5e10;    // of a device of two cores this is some 0.2 s
+
+Ledger::Limits LimitsOf(const Executor::Options& options) {
+  return {.in_flight = options.max_in_flight_per_principal,
+          .running = options.max_running_per_principal,
+          .bytes = options.bytes_per_principal,
+          .batch_running = std::max<size_t>(options.max_running / 4, 1),
+          .batch_bytes = options.budget_bytes / 2};
+}
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -58,7 +68,8 @@ class CallClock {
 
 class Executor::Impl {
  public:
-  Impl(Options options, obs::Metrics& metrics) : options_(options), metrics_(metrics), waiting_(options.budget_bytes / kTurnsPerBudget) {
+  Impl(Options options, obs::Metrics& metrics)
+      : options_(options), metrics_(metrics), waiting_(options.budget_bytes / kTurnsPerBudget, kFlopsPerTurn), ledger_(LimitsOf(options)) {
     metrics_.SetBudgetBytes(options_.budget_bytes);
     metrics_.SetAdmittedBytes(0);
     metrics_.SetQueueDepth(0);
@@ -111,6 +122,16 @@ class Executor::Impl {
     idle_.wait(lock, [this] { return waiting_.size() + held_ == 0; });
   }
 
+  Status GetStatus() const {
+    Status status;
+    status.uptime = Clock::now() - started_;
+    status.busy = Clock::duration(busy_.load(std::memory_order_relaxed));
+    const std::lock_guard lock(mutex_);
+    status.finished = roster_.finished();
+    status.works = roster_.works();
+    return status;
+  }
+
   bool Healthy() const { return call_clock_.Running() <= options_.stuck_after; }
 
   void Stop() {
@@ -156,7 +177,11 @@ class Executor::Impl {
     if (waiting_.size() >= options_.max_waiting) {
       return Refusal{obs::Rejection::kQueueFull, QueueFull(waiting_.size(), options_.max_waiting)};
     }
-    waiting_.Push({std::move(work), std::move(info), now});
+    if (absl::Status limit = ledger_.MayEnter(info); !limit.ok()) return Refusal{obs::Rejection::kPrincipalLimit, std::move(limit)};
+    ledger_.Enter(info);
+    QueuedWork queued{std::move(work), std::move(info), now};
+    roster_.Enter(queued);
+    waiting_.Push(std::move(queued));
     metrics_.SetQueueDepth(waiting_.size());  // under the lock, so that the gauge cannot end on an old value
     Wake();
     return std::nullopt;
@@ -211,10 +236,13 @@ class Executor::Impl {
 
   // The end of a work: its memory first, then its charge, and only then may Drain return.
   void LetGo(QueuedWork work, uint64_t charged_bytes) {
+    const Work* const was = work.work.get();
     work.work.reset();
     running_.Release(charged_bytes);
     metrics_.SetAdmittedBytes(running_.charged_bytes());
     const std::lock_guard lock(mutex_);
+    ledger_.Leave(work);
+    roster_.Leave(was);
     admitted_ -= charged_bytes;
     --held_;
     if (waiting_.size() + held_ == 0) idle_.notify_all();
@@ -227,14 +255,20 @@ class Executor::Impl {
       {
         const std::lock_guard lock(mutex_);
         const uint64_t taken = std::min(options_.budget_bytes, charged + reserved_);
-        next = waiting_.PopNext(options_.budget_bytes - taken, charged - running_.parked_bytes());
+        next = waiting_.PopNext(options_.budget_bytes - taken, charged - running_.parked_bytes(),
+                                [this](const WorkInfo& info) { return ledger_.MayRun(info, reserved_); });
         if (!next) return;
+        next->admitted = true;
+        ledger_.Run(next->info);
+        roster_.Run(next->work.get());
         ++held_;
         admitted_ += next->info.peak_bytes;
         metrics_.SetQueueDepth(waiting_.size());
       }
       metrics_.ObserveQueueWait(Seconds(Clock::now() - next->arrived));
+      Work& work = *next->work;
       running_.Admit(*std::move(next));
+      work.Admitted();
       metrics_.SetAdmittedBytes(running_.charged_bytes());
     }
   }
@@ -254,7 +288,9 @@ class Executor::Impl {
     }
     if (thrown) AbortQuietly(work, StepThrew(*thrown));  // and let go like one that is done
     call_clock_.End();
-    metrics_.AddExecutorBusy(Seconds(Clock::now() - began));
+    const Clock::duration took = Clock::now() - began;
+    busy_.fetch_add(took.count(), std::memory_order_relaxed);
+    metrics_.AddExecutorBusy(Seconds(took));
     switch (progress) {
       case Work::Progress::kMore:
         running_.EndTurn();
@@ -290,11 +326,15 @@ class Executor::Impl {
   const Options options_;
   obs::Metrics& metrics_;
   CallClock call_clock_;
+  const Clock::time_point started_ = Clock::now();
+  std::atomic<Clock::rep> busy_ = 0;
 
-  std::mutex mutex_;              // guards from here to held_
+  mutable std::mutex mutex_;      // guards from here to held_
   std::condition_variable wake_;  // for the executor's thread: news_
   std::condition_variable idle_;  // for Drain: nothing waits and nothing is held
   WorkQueue waiting_;
+  Ledger ledger_;
+  Roster roster_;
   std::unordered_set<const Work*> resumed_;  // not yet heard
   bool news_ = false;
   bool draining_ = false;
@@ -319,6 +359,7 @@ void Executor::Release(uint64_t bytes) { impl_->Release(bytes); }
 void Executor::Resume(const Work* work) { impl_->Resume(work); }
 void Executor::Poke() { impl_->Poke(); }
 void Executor::Drain(std::chrono::milliseconds grace) { impl_->Drain(grace); }
+Executor::Status Executor::GetStatus() const { return impl_->GetStatus(); }
 bool Executor::Healthy() const { return impl_->Healthy(); }
 
 }  // namespace fluoroscope::sched

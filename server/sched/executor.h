@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "sched/roster.h"
 #include "sched/work.h"
 
 namespace fluoroscope::obs {
@@ -14,8 +16,9 @@ class Metrics;
 
 namespace fluoroscope::sched {
 
-// Owns the executor thread and the queue. Works that fit the byte budget together are stepped in turn (round robin), so that a short
-// request does not wait for a long one to end; the others wait in order of arrival, fair between principals (work_queue.h). Between two
+// Owns the executor thread and the queue. Works that fit the byte budget together are stepped in turn (running_set.h), so that a short
+// request does not wait for a long one to end; the others wait in order of arrival, fair between principals (work_queue.h). In both,
+// interactive works come before batch works, which are put off but not starved. Between two
 // steps the executor looks at cancellations and deadlines, of waiting and blocked work too. No lock is held while a work is stepped,
 // aborted or destroyed.
 // All public methods may be called from any thread, Step itself included; the destructor may not be called from Step or Abort.
@@ -27,6 +30,11 @@ class Executor {
     std::chrono::seconds stuck_after{60};  // a single step longer than this makes Healthy() false
     // How many take turns at once, blocked ones not counted: so that overload fills the queue instead of slowing everybody without end.
     size_t max_running = 64;
+    // Of one principal; 0: no limit. Further requests in flight (waiting or running) are refused with RESOURCE_EXHAUSTED and both numbers,
+    // as is a single work over the bytes. Works over the other two wait for that principal's own to end, and others go ahead of them.
+    size_t max_in_flight_per_principal = 0;
+    size_t max_running_per_principal = 0;
+    uint64_t bytes_per_principal = 0;
   };
 
   Executor(Options options, obs::Metrics& metrics);
@@ -51,6 +59,13 @@ class Executor {
   // Returns when all has ended, at most one step after `grace`. A second call can only shorten the time. From Step or Abort it does not
   // wait: it would wait for itself.
   void Drain(std::chrono::milliseconds grace);
+
+  struct Status {
+    std::chrono::steady_clock::duration uptime{}, busy{};  // since the start; of it in steps
+    uint64_t finished = 0;                                 // works that have left, however they ended
+    std::vector<WorkView> works;                           // as in Roster
+  };
+  Status GetStatus() const;
 
   // False while one step (or Abort) has been running for longer than `stuck_after`.
   bool Healthy() const;

@@ -14,6 +14,7 @@ struct QueuedWork {
   std::shared_ptr<Work> work;
   WorkInfo info;
   Clock::time_point arrived;
+  bool admitted = false;  // it runs, and its bytes are charged
 };
 
 }  // namespace fluoroscope::sched

@@ -35,6 +35,17 @@ absl::Status NoRoom(uint64_t wanted_bytes, uint64_t free_bytes, uint64_t budget_
                                                    FormatBytes(free_bytes), " (", free_bytes, " bytes) at present; try again later"));
 }
 
+absl::Status TooManyInFlight(size_t in_flight, size_t most) {
+  return absl::ResourceExhaustedError(absl::StrCat("this caller has ", in_flight, " requests waiting or running and may have at most ",
+                                                   most, " (limits.max_in_flight_per_principal); wait for some of them"));
+}
+
+absl::Status OverQuota(uint64_t needed_bytes, uint64_t quota_bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat("this request needs ", FormatBytes(needed_bytes), " (", needed_bytes,
+                                                   " bytes) of memory at its peak and each caller may use ", FormatBytes(quota_bytes), " (",
+                                                   quota_bytes, " bytes; limits.memory_mib_per_principal)"));
+}
+
 absl::Status Draining() { return absl::UnavailableError("the server is shutting down; try again later or elsewhere"); }
 
 absl::Status StepThrew(std::string_view what) { return absl::InternalError(absl::StrCat("the run failed unexpectedly: ", View(what))); }

@@ -6,74 +6,112 @@
 
 namespace fluoroscope::sched {
 
-WorkQueue::WorkQueue(uint64_t share_bytes) : share_bytes_(std::max<uint64_t>(share_bytes, 1)) {}
+WorkQueue::WorkQueue(uint64_t share_bytes, double share_flops)
+    : share_bytes_(std::max<uint64_t>(share_bytes, 1)), share_flops_(share_flops) {}
 
 void WorkQueue::Push(QueuedWork work) {
-  auto line = std::find_if(lines_.begin(), lines_.end(), [&](const Line& one) { return one.principal == work.info.principal; });
-  if (line == lines_.end()) line = lines_.insert(lines_.end(), Line{.principal = work.info.principal, .works = {}});
+  Class& to = Of(work.info.priority);
+  auto line = std::find_if(to.lines.begin(), to.lines.end(), [&](const Line& one) { return one.principal == work.info.principal; });
+  if (line == to.lines.end()) line = to.lines.insert(to.lines.end(), Line{.principal = work.info.principal, .works = {}});
   line->works.push_back(std::move(work));
-  ++size_;
+  ++to.size;
 }
 
-std::optional<QueuedWork> WorkQueue::PopNext(uint64_t free_bytes, uint64_t running_bytes) {
-  if (size_ == 0) {
-    lines_.clear();  // nobody waited for the turns that were owed
-    return std::nullopt;
+uint64_t WorkQueue::TurnsFor(const WorkInfo& info) const {
+  constexpr double kMostTurns = 1 << 20;  // more are as good as for ever, and a double may be more than an integer can hold
+  const double by_flops = share_flops_ > 0 ? std::min(info.flops / share_flops_, kMostTurns) : 0;
+  return std::max(info.peak_bytes / share_bytes_, static_cast<uint64_t>(by_flops));
+}
+
+std::optional<QueuedWork> WorkQueue::PopNext(uint64_t free_bytes, uint64_t running_bytes, const MayRun& may_run) {
+  Class& interactive = Of(Priority::kInteractive);
+  Class& batch = Of(Priority::kBatch);
+  if (batch.size == 0) passed_ = 0;
+  if (batch.size > 0 && passed_ >= kInteractivePerBatch) {
+    Popped popped = PopFrom(batch, free_bytes, running_bytes, may_run);
+    if (popped.work) passed_ = 0;
+    if (popped.work || (popped.waits && passed_ >= kMostPassed)) return std::move(popped.work);
   }
-  for (auto line = lines_.begin(); line != lines_.end();) {
+  Popped popped = PopFrom(interactive, free_bytes, running_bytes, may_run);
+  if (popped.work && batch.size > 0) passed_ = std::min(passed_ + 1, kMostPassed);
+  if (popped.work || popped.waits) return std::move(popped.work);
+  popped = PopFrom(batch, free_bytes, running_bytes, may_run);
+  if (popped.work) passed_ = 0;
+  return std::move(popped.work);
+}
+
+WorkQueue::Popped WorkQueue::PopFrom(Class& from, uint64_t free_bytes, uint64_t running_bytes, const MayRun& may_run) {
+  std::list<Line>& lines = from.lines;
+  if (from.size == 0) {
+    lines.clear();  // nobody waited for the turns that were owed
+    return {};
+  }
+  for (auto line = lines.begin(); line != lines.end();) {
     const auto next = std::next(line);
     if (line->turns_owed > 0) {
       --line->turns_owed;
-      lines_.splice(lines_.end(), lines_, line);  // met again at the end of this walk, with one turn less
-      line = next == lines_.end() ? std::prev(lines_.end()) : next;
+      lines.splice(lines.end(), lines, line);  // met again at the end of this walk, with one turn less
+      line = next == lines.end() ? std::prev(lines.end()) : next;
       continue;
     }
     if (line->works.empty()) {
-      line = lines_.erase(line);
+      line = lines.erase(line);
       continue;
     }
-    const uint64_t bytes = line->works.front().info.peak_bytes;
+    const WorkInfo& info = line->works.front().info;
+    if (may_run && !may_run(info)) {
+      line = next;
+      continue;
+    }
+    const uint64_t bytes = info.peak_bytes;
     if (bytes <= free_bytes) {
+      line->turns_owed = TurnsFor(info);
       QueuedWork work = std::move(line->works.front());
       line->works.pop_front();
-      --size_;
-      line->turns_owed = bytes / share_bytes_;
+      --from.size;
       if (line->works.empty() && line->turns_owed == 0) {
-        lines_.erase(line);
+        lines.erase(line);
       } else {
-        lines_.splice(lines_.end(), lines_, line);
+        lines.splice(lines.end(), lines, line);
       }
-      return work;
+      return {.work = std::move(work)};
     }
-    if (bytes - free_bytes <= running_bytes) return std::nullopt;
+    if (bytes - free_bytes <= running_bytes) return {.work = std::nullopt, .waits = true};
     line = next;
   }
-  return std::nullopt;
+  return {};
 }
 
 uint64_t WorkQueue::LargestBytes() const {
   uint64_t largest = 0;
-  for (const Line& line : lines_) {
-    for (const QueuedWork& work : line.works) largest = std::max(largest, work.info.peak_bytes);
+  for (const Class& each : classes_) {
+    for (const Line& line : each.lines) {
+      for (const QueuedWork& work : line.works) largest = std::max(largest, work.info.peak_bytes);
+    }
   }
   return largest;
 }
 
 std::vector<QueuedWork> WorkQueue::Remove(const std::function<bool(const QueuedWork&)>& ended) {
   std::vector<QueuedWork> removed;
-  for (Line& line : lines_) {
-    std::deque<QueuedWork> kept;
-    for (QueuedWork& work : line.works) (ended(work) ? removed.emplace_back(std::move(work)) : kept.emplace_back(std::move(work)));
-    line.works.swap(kept);
+  for (Class& each : classes_) {
+    const size_t before = removed.size();
+    for (Line& line : each.lines) {
+      std::deque<QueuedWork> kept;
+      for (QueuedWork& work : line.works) (ended(work) ? removed.emplace_back(std::move(work)) : kept.emplace_back(std::move(work)));
+      line.works.swap(kept);
+    }
+    each.size -= removed.size() - before;
   }
-  size_ -= removed.size();
   return removed;
 }
 
 Clock::time_point WorkQueue::NextDeadline() const {
   Clock::time_point earliest = Clock::time_point::max();
-  for (const Line& line : lines_) {
-    for (const QueuedWork& work : line.works) earliest = std::min(earliest, work.info.deadline);
+  for (const Class& each : classes_) {
+    for (const Line& line : each.lines) {
+      for (const QueuedWork& work : line.works) earliest = std::min(earliest, work.info.deadline);
+    }
   }
   return earliest;
 }

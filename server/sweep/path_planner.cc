@@ -67,14 +67,19 @@ class PathPlanner {
   explicit PathPlanner(const PathPlan& paths) : paths_(paths), arch_(paths.model->arch), build_(paths.model) {}
 
   Piece Plan(size_t begin) {
-    const size_t receivers = paths_.receivers.size(), senders = paths_.senders.size();
-    size_t at = begin;
+    const size_t receivers = paths_.receivers.size();
+    const size_t first = begin - begin % receivers;
+    size_t at = first;
     std::optional<uint32_t> pair;
-    while (at < paths_.cells() && (at == begin || (build_.rows() < kMaxRows && kept_ < kMaxKept))) {
-      const uint32_t here = static_cast<uint32_t>(at / (receivers * senders));
+    while (at < paths_.cells() && (at == first || (build_.rows() < kMaxRows && kept_ < kMaxKept))) {
+      if (Finished(at)) {
+        at += receivers;
+        continue;
+      }
+      const uint32_t here = paths_.PairAt(at);
       if (pair != here) BeginPair(here);
       pair = here;
-      AddSender(here, static_cast<uint32_t>(at / receivers % senders));
+      AddSender(here, paths_.SenderAt(at));
       at += receivers;
     }
     return build_.Finish(at);
@@ -98,7 +103,14 @@ class PathPlanner {
     build_.trunk(trunk_).attn_out = build_.trunk(trunk_).mlp_out = nowhere;
   }
 
-  uint32_t CellOf(size_t receiver, size_t sender) const { return static_cast<uint32_t>(receiver * paths_.senders.size() + sender); }
+  uint32_t CellOf(size_t receiver, size_t sender) const { return paths_.CellOf(receiver, sender); }
+
+  // All cells of the sender that begins here are.
+  bool Finished(size_t begin) const {
+    for (size_t r = 0; r < paths_.receivers.size(); ++r)
+      if (!paths_.FinishedAt(begin + r)) return false;
+    return true;
+  }
 
   void AddSender(uint32_t index, uint32_t number) {
     const Pair& pair = paths_.pairs[index];
@@ -112,6 +124,7 @@ class PathPlanner {
     std::map<std::pair<int64_t, Site>, std::set<int64_t>> heads;
     for (size_t r = 0; r < where.size(); ++r) {
       const PathEnd& receiver = paths_.receivers[r];
+      if (paths_.finished.Has(index, CellOf(r, number))) continue;
       if (receiver.logits()) {
         logits = static_cast<uint32_t>(r);
         continue;
@@ -255,7 +268,8 @@ Piece PlanPaths(const PathPlan& paths, size_t begin) { return PathPlanner(paths)
 
 Pieces PiecesOf(PathPlan paths) {
   const auto plan = std::make_shared<const PathPlan>(std::move(paths));
-  return {plan->cells(), [plan](size_t begin) { return PlanPaths(*plan, begin); }};
+  return {plan->cells(), [plan](size_t begin) { return PlanPaths(*plan, begin); },
+          [plan](size_t place) { return plan->FinishedAt(place); }};
 }
 
 api::SweepCost CostOf(const PathPlan& paths) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "sweep/finished_cells.h"
 #include "sweep/pieces.h"
 
 namespace fluoroscope::sweep {
@@ -33,12 +34,18 @@ struct PathPlan {
   std::vector<Pair> pairs;  // without groups, donors and edits
   std::vector<PathEnd> senders, receivers;
   bool freeze_mlps = false, freeze_norms = false;
+  FinishedCells finished = {};  // left out
 
   size_t cells() const { return pairs.size() * senders.size() * receivers.size(); }
+  // The line goes pair by pair and sender by sender; cells are numbered receiver * senders + sender.
+  uint32_t PairAt(size_t place) const { return static_cast<uint32_t>(place / (receivers.size() * senders.size())); }
+  uint32_t SenderAt(size_t place) const { return static_cast<uint32_t>(place / receivers.size() % senders.size()); }
+  uint32_t CellOf(size_t receiver, size_t sender) const { return static_cast<uint32_t>(receiver * senders.size() + sender); }
+  uint32_t CellAt(size_t place) const { return CellOf(place % receivers.size(), SenderAt(place)); }
+  bool FinishedAt(size_t place) const { return finished.Has(PairAt(place), CellAt(place)); }
 };
 
-// Plans all receivers of some senders, from cell `begin` of the line on, which lists pair by pair and sender by sender. Cells are numbered
-// receiver * senders + sender.
+// Plans all receivers of some senders, from the sender at `begin` of the line on.
 Piece PlanPaths(const PathPlan& paths, size_t begin);
 
 Pieces PiecesOf(PathPlan paths);

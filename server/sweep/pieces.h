@@ -28,6 +28,14 @@ struct Piece {
 struct Pieces {
   size_t cells = 0;
   std::function<Piece(size_t begin)> plan;
+  // Whether the cell at a place on the line is finished already; pieces then leave it out. Absent: none is.
+  std::function<bool(size_t place)> finished = {};
+
+  // The first place from `place` on whose cell is to be run; `cells` when there is none.
+  size_t Next(size_t place) const {
+    while (finished && place < cells && finished(place)) ++place;
+    return place;
+  }
 };
 
 // Two prompts, resolved. Groups and the base's metrics are about the base prompt's positions.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "sweep/piece_builder.h"
 
@@ -59,13 +60,16 @@ class PiecePlanner {
     const size_t cells = sweep_.cells_per_pair();
     size_t at = begin, ids = 0, pairs = 0;
     while (at < sweep_.cells() && build_.rows() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
-      const uint32_t pair = static_cast<uint32_t>(at / cells);
-      Begin(pair);
-      ++pairs;
+      const uint32_t pair = sweep_.PairAt(at);
+      bool begun = false;  // a pair that is finished is not begun
       for (; at < (pair + 1) * cells && build_.rows() < kMaxRows && ids < kMaxIds; ++at) {
-        Add(pair, sweep_.chosen.empty() ? static_cast<uint32_t>(at % cells) : sweep_.chosen[at % cells]);
+        const uint32_t cell = sweep_.CellAt(at);
+        if (sweep_.finished.Has(pair, cell)) continue;
+        if (!std::exchange(begun, true)) Begin(pair);
+        Add(pair, cell);
         ids += sweep_.pairs[pair].base_ids.size();
       }
+      if (begun) ++pairs;
     }
     return build_.Finish(at);
   }
@@ -149,7 +153,8 @@ Piece PlanPiece(const SweepPlan& sweep, size_t begin) { return PiecePlanner(swee
 
 Pieces PiecesOf(SweepPlan sweep) {
   const auto plan = std::make_shared<const SweepPlan>(std::move(sweep));
-  return {plan->cells(), [plan](size_t begin) { return PlanPiece(*plan, begin); }};
+  return {plan->cells(), [plan](size_t begin) { return PlanPiece(*plan, begin); },
+          [plan](size_t place) { return plan->finished.Has(plan->PairAt(place), plan->CellAt(place)); }};
 }
 
 api::SweepCost CostOf(const SweepPlan& sweep) {

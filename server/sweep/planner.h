@@ -9,6 +9,7 @@
 
 #include "model/model.h"
 #include "run/plan.h"
+#include "sweep/finished_cells.h"
 #include "sweep/grid.h"
 #include "sweep/pieces.h"
 
@@ -21,13 +22,19 @@ struct SweepPlan {
   std::vector<Pair> pairs;
   std::vector<std::vector<int64_t>> references = {};  // kMean: prompts over whose positions the mean is taken
   std::vector<uint32_t> chosen = {};                  // only these cells of every pair, ascending; empty: all
+  FinishedCells finished = {};                        // left out
 
   size_t cells_per_pair() const { return chosen.empty() ? grid.cells() : chosen.size(); }
   // The work of all pairs in one line: pair 0's cells, then pair 1's.
   size_t cells() const { return pairs.size() * cells_per_pair(); }
+  uint32_t PairAt(size_t place) const { return static_cast<uint32_t>(place / cells_per_pair()); }
+  uint32_t CellAt(size_t place) const {
+    const size_t number = place % cells_per_pair();
+    return chosen.empty() ? static_cast<uint32_t>(number) : chosen[number];
+  }
 };
 
-// Plans the cells from `begin` on, as many as one piece may have; at least one.
+// Plans the cells from `begin` on, as many as one piece may have; at least one when the one at `begin` is not finished.
 Piece PlanPiece(const SweepPlan& sweep, size_t begin);
 
 // The sweep's pieces, which own the plan.

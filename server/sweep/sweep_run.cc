@@ -26,6 +26,7 @@ SweepRun::SweepRun(Pieces pieces, api::SweepHeader header, std::vector<std::stri
 sched::Work::Progress SweepRun::Step() {
   if (!started_) {
     started_ = true;
+    next_cell_ = pieces_.Next(0);
     queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
     sink_->Push(header_);
   }
@@ -42,13 +43,16 @@ sched::Work::Progress SweepRun::Step() {
 }
 
 bool SweepRun::StepPiece() {
-  if (run_ == nullptr) StartPiece();
+  if (run_ == nullptr) {
+    if (next_cell_ >= pieces_.cells) return false;  // an earlier run has finished everything
+    StartPiece();
+  }
   const bool more = run_->Step();
   Harvest();
   if (more) return true;
   tokens_ += run_->tokens();
   run_.reset();
-  next_cell_ = piece_.end;
+  next_cell_ = pieces_.Next(piece_.end);
   return next_cell_ < pieces_.cells;
 }
 
@@ -76,8 +80,6 @@ void SweepRun::Finished(size_t index) {
   switch (row.is) {
     case Piece::Row::Is::kBase:
       base_[row.pair] = values;
-      for (const Piece::Row& cell : piece_.filled)
-        if (cell.pair == row.pair) Emit(cell.pair, cell.cell, values);
       break;
     case Piece::Row::Is::kSource:
       source_[row.pair] = values;
@@ -97,10 +99,11 @@ void SweepRun::Finished(size_t index) {
       return;
     }
   }
-  // A pair whose cells are in several pieces is reported once.
-  if (reported_.contains(row.pair) || !base_.contains(row.pair) || !source_.contains(row.pair)) return;
-  sink_->Push(api::SweepReference{row.pair, base_[row.pair], source_[row.pair]});
-  reported_.insert(row.pair);
+  if (!base_.contains(row.pair) || !source_.contains(row.pair)) return;
+  // A pair whose cells are in several pieces is reported once. Its references go first: whoever has one of its cells has them.
+  if (reported_.insert(row.pair).second) sink_->Push(api::SweepReference{row.pair, base_[row.pair], source_[row.pair]});
+  for (const Piece::Row& cell : piece_.filled)
+    if (cell.pair == row.pair) Emit(cell.pair, cell.cell, base_[row.pair]);
 }
 
 void SweepRun::Emit(uint32_t pair, uint32_t cell, const std::vector<double>& values) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/sweep.h"
@@ -21,8 +22,8 @@ class Metrics;
 
 namespace fluoroscope::sweep {
 
-// Runs the sweep piece by piece and sends cells as they are done. Stepped on the executor's thread; its end is reported to the sink
-// exactly once.
+// Runs the sweep piece by piece and sends cells as they are done; a pair's references in front of its cells. Stepped on the executor's
+// thread; its end is reported to the sink exactly once.
 class SweepRun final : public sched::Work {
  public:
   // The header is sent with the first step. `metrics` outlives the run.
@@ -30,6 +31,9 @@ class SweepRun final : public sched::Work {
            obs::Metrics& metrics, std::chrono::steady_clock::time_point arrived);
   SweepRun(SweepPlan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
            obs::Metrics& metrics, std::chrono::steady_clock::time_point arrived);
+
+  // Before the first step, for work whose finished cells an earlier run has sent: so it did the references of these pairs.
+  void Resume(std::set<uint32_t> reported) { reported_ = std::move(reported); }
 
   Progress Step() override;
   void Abort(absl::Status why) override;

@@ -16,7 +16,7 @@ CLI = Path(os.environ.get("FLUOROSCOPE_CLI", SERVER.parent / "fluoroscope"))
 
 def run_cli(*arguments: str, target: str | None = None, stdin: str | bytes = b"") -> subprocess.CompletedProcess:
     """Runs the command line to its end, its output in pipes."""
-    environment = {key: value for key, value in os.environ.items() if key != "FLUOROSCOPE_TARGET"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("FLUOROSCOPE_TARGET", "FLUOROSCOPE_PRINCIPAL")}
     if target is not None:
         environment["FLUOROSCOPE_TARGET"] = target
     data = stdin if isinstance(stdin, bytes) else stdin.encode()
@@ -33,7 +33,8 @@ def target(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("server")
     config, ports, log = folder / "server.textproto", folder / "ports", folder / "server.log"
     path = fetch.fetch("smollm2-135m")
-    config.write_text(f'models {{ name: "smollm2-135m" path: "{path}" }}\ngrpc_address: "127.0.0.1:0"\nhttp_address: "127.0.0.1:0"\n')
+    config.write_text(f'models {{ name: "smollm2-135m" path: "{path}" }}\ngrpc_address: "127.0.0.1:0"\nhttp_address: "127.0.0.1:0"\n'
+                      f'jobs {{ directory: "{folder / "jobs"}" }}\n')  # fmt: skip
     with log.open("w") as output:
         command = [SERVER, "--config", config, "--port_file", ports]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | {"OMP_WAIT_POLICY": "passive"})

@@ -205,3 +205,21 @@ def test_a_reader_that_goes_away_is_no_crash(target):
     error = process.stderr.read().decode()
     assert process.wait(timeout=60) in (1, -13)  # SIGPIPE, where it is not ignored
     assert "terminate" not in error
+
+
+def test_top_says_what_the_server_does(cli):
+    lines = ok(cli("top", "--once")).splitlines()
+    assert lines[0].startswith("0 running, 0 waiting, of 0 callers; 0 B of ") and lines[0].endswith("admitted")
+    assert "requests a second, device" in lines[1]
+    assert lines[2].split() == "CALLER STATE PRIORITY AGE MEMORY GFLOP".split()
+
+
+def test_top_as_json(cli):
+    status = json.loads(ok(cli("top", "--json")))
+    assert status["works"] == [] and status["admitted_bytes"] == 0 < status["budget_bytes"]
+    assert 0 < status["busy_seconds"] <= status["uptime_seconds"]
+
+
+def test_a_batch_call_is_answered(cli):
+    batch, interactive = (ok(cli("run", "smollm2-135m", FRANCE, "--top", "1", *more)).splitlines() for more in (["--batch"], []))
+    assert batch[:-1] == interactive[:-1]  # the last line has times

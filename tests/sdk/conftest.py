@@ -16,8 +16,8 @@ def smollm2_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def client(smollm2_path):
-    with fs.serve({"smollm2-135m": smollm2_path}) as client:
+def client(smollm2_path, tmp_path_factory):
+    with fs.serve({"smollm2-135m": smollm2_path}, jobs=tmp_path_factory.mktemp("jobs"), principal="tests") as client:
         yield client
 
 

@@ -81,6 +81,13 @@ def test_a_client_always_is_the_same_principal(client, handler):
     assert principals[0] == principals[1] and len(principals[0]) == 32
 
 
+def test_the_priority_is_sent_with_every_call(client, handler):
+    for priority in ("interactive", "batch"):
+        with fs.Client(client.target, priority=priority) as other, pytest.raises(fs.InternalError):
+            other.unary("/x/INTERNAL", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply)
+        assert handler.metadata[-1]["x-fluoroscope-priority"] == priority
+
+
 def test_nobody_there():
     with pytest.raises(fs.UnavailableError, match=r"no server answers at 127.0.0.1:1\. Start one with"):
         fs.connect("127.0.0.1:1")

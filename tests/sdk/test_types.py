@@ -23,12 +23,14 @@ difference = fs.metrics.logit_diff(" Mary", " John")
 out = model.run_with_hooks("text", [fs.zero(fs.at("blocks.5.attn.hook_z", heads=[3], positions=[-1]))], metrics=[difference])
 sweep: fs.SweepResult = model.sweep("clean", "corrupt", site="resid_pre", over=("layer", "position"), metric=difference)
 values: np.ndarray = sweep.values
+job: fs.Job[fs.SweepResult] = model.sweep("clean", "corrupt", metric=difference, as_job=True)
 for token in model.generate("Once", max_new_tokens=3):
     text: str = token.text
 """
 WRONG = {
-    "model.sweep(1, 'corrupt')": "arg-type",
-    "model.sweep('clean', 'corrupt', windows=2)": "call-arg",
+    "model.sweep(1, 'corrupt')": "call-overload",
+    "model.sweep('clean', 'corrupt', windows=2)": "call-overload",
+    "model.sweep('clean', 'corrupt', as_job=True).values": "attr-defined",
     "model.sweep('clean', 'corrupt').valuse": "attr-defined",
     "fs.metrics.logit_diff()": "call-arg",
 }

@@ -241,6 +241,13 @@ def test_malformed_principal(client):
     serves(client)
 
 
+def test_malformed_priority(client):
+    with pytest.raises(grpc.RpcError) as error:
+        client.forward(request(), metadata=[("x-fluoroscope-priority", "urgent")])
+    assert error.value.code() == INVALID and "must be interactive or batch" in error.value.details()
+    client.forward(request(), metadata=[("x-fluoroscope-priority", "batch")])
+
+
 @pytest.mark.parametrize("port", ["grpc_address", "http_address"])
 @pytest.mark.parametrize("garbage", [b"\x00" * 100, b"\xff" * 100_000, b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x80" * 5000, b"{"])
 def test_garbage_on_the_ports(shared_server, client, port, garbage):

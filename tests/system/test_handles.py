@@ -180,7 +180,7 @@ def test_handles_are_part_of_the_budget(start, tiny):
     client = server.client()
     big = {"site": "blocks.0.attn.hook_result", "shape": (64, 4, WIDTH)}
     handles = [put(client, **big) for _ in range(60)]
-    large = v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": [1] * 60}}] * 4, captures=[{"select": {"sites": ["blocks.*.hook_resid_pre"]}}])
+    large = v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": [1] * 60}}] * 8, captures=[{"select": {"sites": ["blocks.*.hook_resid_pre"]}}])
     code, text = refusal(lambda: client.call(FORWARD, large, metadata=ME))
     assert code == EXHAUSTED and f"{60 * 49152} bytes" in text and f"{4 << 20} bytes" in text and "handles hold" in text
     for one in handles:

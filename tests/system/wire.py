@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-PROTOS = ["fluoroscope/v1/inference.proto", "fluoroscope/v1/models.proto", "fluoroscope/v1/patching.proto", "fluoroscope/v1/attribution.proto", "fluoroscope/v1/handles.proto", "grpc/health/v1/health.proto"]
+PROTOS = ["fluoroscope/v1/inference.proto", "fluoroscope/v1/models.proto", "fluoroscope/v1/patching.proto", "fluoroscope/v1/attribution.proto", "fluoroscope/v1/handles.proto", "fluoroscope/v1/jobs.proto", "fluoroscope/v1/server.proto", "grpc/health/v1/health.proto"]
 
 
 @cache

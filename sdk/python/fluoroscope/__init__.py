@@ -40,6 +40,7 @@ from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
 from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
+from fluoroscope.jobs import AsyncJob, Job
 from fluoroscope.local_server import LocalServer, serve
 from fluoroscope.logit_attribution import LogitAttribution
 from fluoroscope.logit_lens import LogitLens
@@ -65,6 +66,7 @@ __all__ = [
     "AsyncGeneration",
     "AsyncHandle",
     "AsyncHandles",
+    "AsyncJob",
     "AsyncModel",
     "At",
     "at",
@@ -92,6 +94,7 @@ __all__ = [
     "interpolate",
     "Intervention",
     "InvalidArgumentError",
+    "Job",
     "Lens",
     "LensValues",
     "LikelyToken",

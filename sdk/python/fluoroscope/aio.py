@@ -8,15 +8,16 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType, TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
-from fluoroscope.client import Client, connect
+from fluoroscope.client import Client, Priority, connect
 from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import HookTable
+from fluoroscope.jobs import AsyncJob, Job
 from fluoroscope.model import Model
 from fluoroscope.results import ModelInfo
 from fluoroscope.underway import UNDERWAY, Underway
@@ -62,6 +63,14 @@ class AsyncClient:
         """The activations that this client has left on the server and that are still there."""
         return [AsyncHandle(handle, self._call) for handle in await self._call(self._client.handles)]
 
+    async def jobs(self) -> list[AsyncJob[Any]]:
+        """As Client.jobs."""
+        return [AsyncJob(job, self._call) for job in await self._call(self._client.jobs)]
+
+    async def job(self, id: str) -> AsyncJob[Any]:
+        """As Client.job."""
+        return AsyncJob(await self._call(self._client.job, id), self._call)
+
     async def close(self) -> None:
         """Closes the connection, which ends calls that are under way, and the local server process if the client has one. May be called again."""
         await asyncio.to_thread(self._client.close)
@@ -91,12 +100,12 @@ class AsyncClient:
         return f"Async{self._client!r}"
 
 
-async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None) -> AsyncClient:
+async def connect_async(target: str = "localhost:7070", *, timeout: float | None = None, principal: str | None = None, priority: Priority = "interactive") -> AsyncClient:
     """Connects to a running server; arguments and errors as in fs.connect."""
     underway, context = Underway(), contextvars.copy_context()
     context.run(UNDERWAY.set, underway)
     try:
-        return AsyncClient(await asyncio.to_thread(context.run, connect, target, timeout=timeout))
+        return AsyncClient(await asyncio.to_thread(context.run, functools.partial(connect, target, timeout=timeout, principal=principal, priority=priority)))
     except asyncio.CancelledError:
         underway.cancel()
         raise
@@ -105,7 +114,9 @@ async def connect_async(target: str = "localhost:7070", *, timeout: float | None
 def _awaited(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, R]]:
     @functools.wraps(method)
     async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._call(method, self._model, *args, **kwargs)
+        answer: Any = await self._call(method, self._model, *args, **kwargs)
+        # Of as_job=True: what waits there is awaited here.
+        return cast(R, AsyncJob(answer, self._call) if isinstance(answer, Job) else answer)
 
     return call
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import grpc
 
@@ -17,6 +18,7 @@ from fluoroscope.memory import keep_freed_buffers
 from fluoroscope.results import ModelInfo
 
 if TYPE_CHECKING:
+    from fluoroscope.jobs import Job
     from fluoroscope.local_server import LocalServer
     from fluoroscope.model import Model
 
@@ -26,6 +28,7 @@ class _Message(Protocol):
 
 
 R = TypeVar("R")
+Priority = Literal["interactive", "batch"]
 
 
 class Client:
@@ -34,15 +37,21 @@ class Client:
     Attributes:
       target: the server's address.
       server: the local server process that belongs to this client (see fs.serve), else None.
+      principal: who is calling; `principal_given` says whether it was chosen, and not drawn for this client.
     """
 
-    def __init__(self, target: str, *, timeout: float | None = None, server: LocalServer | None = None) -> None:
+    def __init__(
+        self, target: str, *, timeout: float | None = None, server: LocalServer | None = None, principal: str | None = None, priority: Priority = "interactive",
+    ) -> None:  # fmt: skip
         """Opens the connection lazily; `fs.connect` also checks that a server answers."""
         self.target = target
         self.server = server
         self._timeout = timeout
-        # Whose work this is: the server shares itself out fairly between principals.
-        self._metadata = (("x-fluoroscope-principal", secrets.token_hex(16)),)
+        # Whose work this is: the server shares itself out fairly between principals, and jobs belong to them.
+        chosen = principal or os.environ.get("FLUOROSCOPE_PRINCIPAL")
+        self.principal_given = chosen is not None and chosen != ""
+        self.principal = chosen or secrets.token_hex(16)
+        self._metadata: tuple[tuple[str, str], ...] = (("x-fluoroscope-principal", self.principal), ("x-fluoroscope-priority", priority))
         # Request messages may be large (token ids, directions); replies come in chunks far below gRPC's default limit.
         keep_freed_buffers()
         self._channel = grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)])
@@ -61,6 +70,21 @@ class Client:
     def handles(self) -> list[Handle]:
         """The activations that this client has left on the server (model.keep, model.put) and that are still there."""
         return list_handles(self)
+
+    def jobs(self) -> list[Job[Any]]:
+        """The jobs of this client's principal, newest first. FailedPreconditionError when the server keeps none."""
+        from fluoroscope.jobs import list_jobs
+
+        return list_jobs(self)
+
+    def job(self, id: str) -> Job[Any]:
+        """A job by its id. NotFoundError when there is none, or when it belongs to another principal: connect with the one that submitted it.
+
+        Its result's metrics are known by their names: `job.result()["logit_diff"]`.
+        """
+        from fluoroscope.jobs import find_job
+
+        return find_job(self, id)
 
     def close(self) -> None:
         """Closes the connection, and ends the local server process if there is one. May be called again."""
@@ -127,17 +151,22 @@ class Client:
         return f"Client({self.target!r}{', with its own server' if self.server is not None else ''})"
 
 
-def connect(target: str = "localhost:7070", *, timeout: float | None = None) -> Client:
+def connect(
+    target: str = "localhost:7070", *, timeout: float | None = None, principal: str | None = None, priority: Priority = "interactive",
+) -> Client:  # fmt: skip
     """Connects to a running server.
 
     Args:
       target: its gRPC address, "host:port".
       timeout: seconds after which any call of this client fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the server too.
+      principal: a name for yourself, 1 to 128 of A-Z a-z 0-9 . _ -. The server shares itself out fairly between principals, and jobs belong to them: to find
+        them again from another process, connect by the same name. It is no password. Default: $FLUOROSCOPE_PRINCIPAL, else a random one for this client.
+      priority: "batch" lets other callers' interactive calls go first, in the queue and on the device: for long jobs that nobody waits for.
 
     Raises:
       UnavailableError: no server answers there.
     """
-    client = Client(target, timeout=timeout)
+    client = Client(target, timeout=timeout, principal=principal, priority=priority)
     try:
         client.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout=timeout or 10)
     except BaseException:

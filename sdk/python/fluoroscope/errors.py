@@ -49,7 +49,7 @@ class DeadlineExceededError(FluoroscopeError, TimeoutError):
 
 
 class NotFoundError(FluoroscopeError, LookupError):
-    """There is no such model; the message lists those that exist."""
+    """There is no such model (the message lists those that exist), or no such job of this client's principal."""
 
     code = grpc.StatusCode.NOT_FOUND
 
@@ -73,7 +73,7 @@ class ResourceExhaustedError(FluoroscopeError):
 
 
 class FailedPreconditionError(FluoroscopeError):
-    """This model cannot offer what was asked; the message says why."""
+    """This model or this server cannot offer what was asked, or a job cannot be resumed; the message says why."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -131,6 +131,14 @@ class FluoroscopeWarning(UserWarning):
 _BY_CODE: dict[grpc.StatusCode, type[FluoroscopeError]] = {
     cls.code: cls for cls in FluoroscopeError.__subclasses__() if cls.code is not None
 }
+
+
+_BY_NUMBER: dict[int, type[FluoroscopeError]] = {code.value[0]: cls for code, cls in _BY_CODE.items()}
+
+
+def of_code(number: int, message: str) -> FluoroscopeError:
+    """The exception for a canonical gRPC code that a message carries as a number."""
+    return _BY_NUMBER.get(number, UnknownError)(message)
 
 
 def from_rpc(error: grpc.RpcError, target: str) -> FluoroscopeError:

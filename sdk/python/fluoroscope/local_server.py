@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -45,8 +47,14 @@ class LocalServer:
       log_path: the file with its log; deleted when the server is stopped, unless it was given to `serve`.
     """
 
-    def __init__(self, arguments: Sequence[str], *, log: str | os.PathLike[str] | None, timeout: float) -> None:
-        """Starts the process and returns when it serves. ServerStartError, with the end of its log, when it does not."""
+    def __init__(
+        self, arguments: Sequence[str], *, log: str | os.PathLike[str] | None, timeout: float, keep_open: Sequence[int] = ()
+    ) -> None:
+        """Starts the process and returns when it serves. ServerStartError, with the end of its log, when it does not.
+
+        `keep_open`: file descriptors that the process inherits, and so keeps open as long as it lives.
+        """
+        self._keep_open = tuple(keep_open)
         self._scratch = Path(tempfile.mkdtemp(prefix="fluoroscope-"))
         self.log_path = Path(log) if log is not None else self._scratch / "server.log"
         self._stopping = threading.Lock()
@@ -104,8 +112,9 @@ class LocalServer:
                 launcher = [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid())]
                 # A session of its own: Ctrl-C in a terminal is for the client, which then cancels its call and goes on.
                 self._process = subprocess.Popen(
-                    [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                    [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    pass_fds=self._keep_open,
+                )  # fmt: skip
         except OSError as error:
             self._failure = error
             return
@@ -150,6 +159,8 @@ def serve(
     log: str | os.PathLike[str] | None = None,
     timeout: float = 120,
     call_timeout: float | None = None,
+    principal: str | None = None,
+    jobs: str | os.PathLike[str] | bool = True,
 ) -> Client:
     """Starts a server on this machine and connects to it. The server ends with the client (`close()`, or leaving the `with` block), and never outlives
     this process.
@@ -161,13 +172,39 @@ def serve(
       log: a file to append the server's log to. Default: a temporary file, `client.server.log_path`.
       timeout: seconds the server may take to become ready.
       call_timeout: seconds that any call of the client may take. Default: no limit.
+      principal: as in fs.connect; give one to find your jobs again when a later process serves again.
+      jobs: a directory for jobs, which no other server may use at the same time. True: the first free one under `$FLUOROSCOPE_HOME/jobs` (0, 1, ...), so
+        that one server after the other has the same and goes on with its unfinished jobs. False: no jobs.
 
     Raises:
       ServerStartError: there is no server binary or no such model, or the server did not become ready; with the last lines of its log.
     """
     chosen = ",".join(f"{name}={path}" for name, path in _directories(models).items())
-    server = LocalServer([str(find_binary()), f"--model={chosen}", *arguments], log=log, timeout=timeout)
-    return Client(server.grpc_address, timeout=call_timeout, server=server)
+    command = [str(find_binary()), f"--model={chosen}", *arguments]
+    directory, lock = (Path(jobs), None) if not isinstance(jobs, bool) else _free_jobs_directory() if jobs else (None, None)
+    if directory is not None:
+        command.insert(2, f"--jobs_directory={directory.resolve()}")
+    try:
+        server = LocalServer(command, log=log, timeout=timeout, keep_open=[] if lock is None else [lock])
+    finally:
+        if lock is not None:
+            os.close(lock)  # the server has it now
+    return Client(server.grpc_address, timeout=call_timeout, server=server, principal=principal)
+
+
+def _free_jobs_directory() -> tuple[Path, int]:
+    """The first directory under $FLUOROSCOPE_HOME/jobs that no local server uses, and the lock on it, which lasts as long as anyone has it open."""
+    for number in itertools.count():
+        directory = store.home() / "jobs" / str(number)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return directory, lock
+    raise AssertionError("there are always more numbers")
 
 
 def find_binary() -> Path:

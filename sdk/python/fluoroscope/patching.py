@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 from fluoroscope import paths
 from fluoroscope import sweep as sweeps
@@ -13,6 +13,7 @@ from fluoroscope._proto.v1 import attribution_pb2, patching_pb2
 from fluoroscope.align import align
 from fluoroscope.client import Client
 from fluoroscope.interventions import Intervention
+from fluoroscope.jobs import Job, submit_paths, submit_sweep
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
 from fluoroscope.results import ModelInfo
@@ -48,7 +49,52 @@ class Patching(ABC):
     def tokenize(self, prompts: Prompts) -> list[int] | list[list[int]]:
         """As Model has it."""
 
+    @overload
     def sweep(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        site: str | Sequence[str] = "resid_pre",
+        over: Sequence[str] = ("layer", "position"),
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        direction: str = "denoise",
+        kind: str = "patch",
+        layers: int | Sequence[int] = (),
+        heads: int | Sequence[int] = (),
+        positions: Positions = None,
+        groups: sweeps.Groups | None = None,
+        source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        window: int = 1,
+        units: int | Sequence[int] = (),
+        unit_block: int = 1,
+        references: Prompts | None = None,
+        seed: int = 0,
+        window_before: int = 0,
+        corrupt_with: Sequence[Intervention] = (),
+        precision: str = "model",
+        recheck: int | tuple[int, int] = 10,
+        bos: Bos = None,
+        parse_special_tokens: bool = False,
+        progress: bool | None = None,
+        timeout: float | None = None,
+        as_job: Literal[False] = False,
+    ) -> SweepResult: ...
+
+    @overload
+    def sweep(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        site: str | Sequence[str] = "resid_pre",
+        over: Sequence[str] = ("layer", "position"),
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        as_job: Literal[True],
+        **options: Any,
+    ) -> Job[SweepResult]: ...
+
+    def sweep(  # type: ignore[misc]  # the options above are these
         self,
         clean: Prompts,
         corrupt: Prompts,
@@ -74,7 +120,8 @@ class Patching(ABC):
         parse_special_tokens: bool = False,
         progress: bool | None = None,
         timeout: float | None = None,
-    ) -> SweepResult:
+        as_job: bool = False,
+    ) -> SweepResult | Job[SweepResult]:
         """Activation patching over a whole grid in one request: each cell is the base run with one place changed, and what the metric then says.
 
         The server computes of each cell only what differs from the base run, so a sweep costs little more than a few forward passes.
@@ -100,7 +147,13 @@ class Patching(ABC):
           window: patch so many adjacent layers together, from the cell's own on; `window_before` of them lie in front of it.
           corrupt_with: edits of the corrupt prompts' own runs at "hook_embed" or "hook_pos_embed", such as fs.noise(...); the corrupt prompt may then be the
             clean one.
+          precision: "model" (its own numbers), or "fast": matrix products in bfloat16, residual stream in float32. Then the `recheck` cells farthest from the
+            base run and as many others, drawn at random by `seed`, are run again in float32 (a pair gives both numbers), and the result's `precision`
+            says how far they were off.
           progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
+          as_job: have the server keep the sweep and its results, and give an fs.Job at once: it goes on without this process, and after a restart of the
+            server; `job.result()` waits for what would be returned here. The server needs a directory for jobs, and `fs.connect` a `principal` for another
+            process to find the job.
 
         Raises:
           InvalidArgumentError: the prompts have unequal lengths and no source_positions; an axis does not fit the site; a position is out of range.
@@ -113,8 +166,10 @@ class Patching(ABC):
         plan = sweeps.build(
             self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
             groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
-            window_before=window_before, corrupt_with=corrupt_with, bos=bos, parse_special_tokens=parse_special_tokens,
+            window_before=window_before, corrupt_with=corrupt_with, precision=precision, recheck=recheck, bos=bos, parse_special_tokens=parse_special_tokens,
         )
+        if as_job:
+            return submit_sweep(self._client, plan)
         return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
 
     def estimate_sweep(
@@ -131,6 +186,7 @@ class Patching(ABC):
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
 
+    @overload
     def path_patch(
         self,
         clean: Prompts,
@@ -141,8 +197,36 @@ class Patching(ABC):
         *,
         progress: bool | None = None,
         timeout: float | None = None,
+        as_job: Literal[False] = False,
         **options: Any,
-    ) -> PathResult:
+    ) -> PathResult: ...
+
+    @overload
+    def path_patch(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        senders: paths.Ends = "heads",
+        receivers: paths.Ends = "logits",
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        as_job: Literal[True],
+        **options: Any,
+    ) -> Job[PathResult]: ...
+
+    def path_patch(
+        self,
+        clean: Prompts,
+        corrupt: Prompts,
+        senders: paths.Ends = "heads",
+        receivers: paths.Ends = "logits",
+        metric: Metric | Sequence[Metric] = (),
+        *,
+        progress: bool | None = None,
+        timeout: float | None = None,
+        as_job: bool = False,
+        **options: Any,
+    ) -> PathResult | Job[PathResult]:
         """Path patching (Wang et al. 2022): what each sender says to each receiver and to nobody else, exact, in one request.
 
         A cell: the base prompt runs with the sender's output as in the source run. All other heads stay frozen to the base run; MLPs and norms are recomputed.
@@ -159,13 +243,15 @@ class Patching(ABC):
           direction: "noise" (default, as in Wang et al.: the clean prompt is run, senders say what they say in the corrupt one) or "denoise".
           mlps, norms: "recompute" (default) or "freeze": whether paths may go through them.
           sender_positions, receiver_positions: where senders are changed and receivers listen. Default: everywhere. A list of lists: one per pair.
-          source_positions, bos, parse_special_tokens: as in `sweep`.
+          source_positions, bos, parse_special_tokens, as_job: as in `sweep`.
 
         Raises:
           As `sweep`.
         """
         check_options("path_patch", options, paths.build)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
+        if as_job:
+            return submit_paths(self._client, plan)
         return read_paths(plan, self._client.stream(_PATH_PATCH, plan.request, timeout), progress)
 
     def estimate_path_patch(

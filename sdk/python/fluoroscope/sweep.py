@@ -29,6 +29,8 @@ KINDS = {
     "resample": patching_pb2.SWEEP_KIND_RESAMPLE,
 }
 
+PRECISIONS = {"model": patching_pb2.SWEEP_PRECISION_MODEL, "fast": patching_pb2.SWEEP_PRECISION_FAST}
+
 # Named places on the position axis: {"subject": positions} for all pairs, or {"subject": [positions of pair 0, of pair 1, ...]}.
 Groups = Mapping[str, Positions | Sequence[Positions]]
 
@@ -64,6 +66,8 @@ def build(
     seed: int = 0,
     window_before: int = 0,
     corrupt_with: Sequence[Intervention] = (),
+    precision: str = "model",
+    recheck: int | tuple[int, int] = 10,
     bos: Bos = None,
     parse_special_tokens: bool = False,
 ) -> SweepPlan:
@@ -98,6 +102,10 @@ def build(
         request.groups.add(name=name, positions=[positions_message(cast(Positions, place)) for place in per_pair])
     messages, names = metric_messages(metric, clean, corrupt, direction)
     request.metrics.extend(messages)
+    if choice(precision, PRECISIONS, "precision") == patching_pb2.SWEEP_PRECISION_FAST:
+        request.precision = patching_pb2.SWEEP_PRECISION_FAST
+        top, random = (recheck, recheck) if isinstance(recheck, int) else recheck
+        request.recheck.top, request.recheck.random, request.recheck.seed = top, random, seed
     if corrupt_with:
         request.corrupt_interventions.extend(_corruption(corrupt_with, len(rows)))
     return SweepPlan(request, names, single)

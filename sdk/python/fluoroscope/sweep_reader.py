@@ -15,7 +15,7 @@ from fluoroscope.path_result import PathResult
 from fluoroscope.paths import PathPlan
 from fluoroscope.results import Provenance, Timing
 from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
-from fluoroscope.sweep_result import AttributionCheck, Axis, SweepEstimate, SweepResult
+from fluoroscope.sweep_result import AttributionCheck, Axis, PrecisionCheck, SweepEstimate, SweepResult
 
 
 def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None) -> SweepResult:
@@ -30,7 +30,10 @@ def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None
         title = f"{title}, estimated by {header.convention.partition(':')[0]}"
     shape = tuple(len(axis) for axis in axes)
     checks = [reader.check(metric, shape) for metric in range(len(header.metrics))] if reader.has_check else ()
-    return SweepResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), title, header.convention, checks)
+    precisions = [check for metric in range(len(header.metrics)) if (check := reader.precision(metric, shape)) is not None]
+    return SweepResult(
+        axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), title, header.convention, checks, precisions
+    )
 
 
 def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None) -> PathResult:
@@ -98,6 +101,7 @@ class _Reader:
         self.summary: patching_pb2.SweepSummary | None = None
         self.done = 0
         self._check: patching_pb2.AttributionCheck | None = None
+        self._precision: patching_pb2.PrecisionCheck | None = None
 
     def feed(self, message: bytes) -> int:
         """How many cells this message brought."""
@@ -117,6 +121,8 @@ class _Reader:
                 self.exact[reply.exact.pair, index] = values
             case "check":
                 self._check = reply.check
+            case "precision":
+                self._precision = reply.precision
             case _:
                 pass  # a part that a newer server adds and this package does not know
         return 0
@@ -166,6 +172,14 @@ class _Reader:
     @property
     def has_check(self) -> bool:
         return self._check is not None
+
+    def precision(self, metric: int, shape: tuple[int, ...]) -> PrecisionCheck | None:
+        """Of one metric; `shape` is the grid's. None but for fast sweeps."""
+        if self._precision is None:
+            return None
+        cells = np.array(self._precision.cells, np.int64)
+        exact = self.exact[:, :, metric].mean(0).reshape(shape)
+        return PrecisionCheck(cells, exact, *(of[metric] for of in (self._precision.largest_difference, self._precision.largest_change)), self._precision.run_ms)
 
     def check(self, metric: int, shape: tuple[int, ...]) -> AttributionCheck:
         """Of one metric; `shape` is the grid's."""

@@ -89,6 +89,28 @@ class AttributionCheck:
         return f"AttributionCheck: {len(self.cells)} cells run; Spearman {self.spearman:.3f}, precision at {self.top}: {self.precision:.2f}"
 
 
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """How far a sweep with precision="fast" was off in the cells that were run again in float32.
+
+    Attributes:
+      cells: flat indices (as `ravel()` of a result's `values` counts) of those cells, ascending.
+      exact: float64, in the shape of `values`: the metric there in float32, the mean over pairs; NaN where the cell was not run again.
+      largest_difference: between a cell's fast and its exact value, over these cells of all pairs.
+      largest_change: between a cell's exact value and the exact base run's, to compare with.
+      run_ms: what running them again took, of `timing.run_ms`.
+    """
+
+    cells: np.ndarray
+    exact: np.ndarray
+    largest_difference: float
+    largest_change: float
+    run_ms: float
+
+    def __repr__(self) -> str:
+        return f"PrecisionCheck: {len(self.cells)} cells run again in float32; off by at most {self.largest_difference:.3g}, where changes are up to {self.largest_change:.3g}"
+
+
 class SweepResult:
     """The cells of a sweep. Indexed by a metric (or its name) it is that metric's part.
 
@@ -101,6 +123,7 @@ class SweepResult:
       estimate: what was run and what was not.
       convention: of attributions: how the scores are to be read; "" for sweeps.
       check: of attributions with `verify`: estimates beside exact values; else None.
+      precision: of sweeps with precision="fast": how far they were off; else None.
       provenance, timing, warnings: as in other results.
     """
 
@@ -118,6 +141,7 @@ class SweepResult:
         title: str,
         convention: str = "",
         checks: Sequence[AttributionCheck] = (),
+        precisions: Sequence[PrecisionCheck] = (),
         chosen: int = 0,
     ) -> None:
         self.axes = tuple(axes)
@@ -128,6 +152,7 @@ class SweepResult:
         self._all = (metrics, per_pair, base, source)
         self._title, self.convention = title, convention
         self._checks, self.check = checks, checks[chosen] if checks else None
+        self._precisions, self.precision = precisions, precisions[chosen] if precisions else None
 
     def __getitem__(self, metric: Metric | str) -> SweepResult:
         metrics, per_pair, base, source = self._all
@@ -135,7 +160,7 @@ class SweepResult:
             raise KeyError(f"{metric!r} is not one of the sweep's metrics: {', '.join(repr(m) for m in metrics if isinstance(m, str))}")
         return type(self)(
             self.axes, metrics, per_pair, base, source, self.estimate, self.provenance, self.timing, self.warnings, self._title, self.convention,
-            self._checks, metrics[metric],
+            self._checks, self._precisions, metrics[metric],
         )
 
     @property

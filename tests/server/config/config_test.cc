@@ -33,10 +33,22 @@ TEST(ConfigTest, EveryFieldArrives) {
     models { name: "a" path: "/a" dtype: "bf16" }
     models { name: "b" path: "/b" }
     device { name: "cuda:1" threads: 3 memory_mib: 5 }
-    limits { max_receive_mib: 6 max_queue: 7 max_prompts: 8 max_tokens: 9 sink_buffer_mib: 10 }
+    limits {
+      max_receive_mib: 6
+      max_queue: 7
+      max_prompts: 8
+      max_tokens: 9
+      sink_buffer_mib: 10
+      max_in_flight_per_principal: 11
+      max_running_per_principal: 12
+      memory_mib_per_principal: 13
+    }
     drain_seconds: 11
     log_level: "warn"
     self_check_seconds: 12
+    stuck_seconds: 13
+    end_stuck_seconds: 14
+    jobs { directory: "/jobs" max_per_principal: 13 max_mib: 14 keep_hours: 15 }
   )pb");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->grpc_address, "0.0.0.0:1");
@@ -55,6 +67,15 @@ TEST(ConfigTest, EveryFieldArrives) {
   EXPECT_EQ(config->drain_seconds, 11u);
   EXPECT_EQ(config->log_level, "warn");
   EXPECT_EQ(config->self_check_seconds, 12u);
+  EXPECT_EQ(config->limits.max_in_flight_per_principal, 11u);
+  EXPECT_EQ(config->limits.max_running_per_principal, 12u);
+  EXPECT_EQ(config->limits.bytes_per_principal, 13u << 20);
+  EXPECT_EQ(config->stuck_seconds, 13u);
+  EXPECT_EQ(config->end_stuck_seconds, 14u);
+  EXPECT_EQ(config->jobs.directory, "/jobs");
+  EXPECT_EQ(config->jobs.max_per_principal, 13u);
+  EXPECT_EQ(config->jobs.max_mib, 14u);
+  EXPECT_EQ(config->jobs.keep_hours, 15u);
 }
 
 TEST(ConfigTest, AMistakeIsNamedWithItsPlaceOrField) {

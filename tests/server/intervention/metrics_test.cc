@@ -44,9 +44,9 @@ TEST(ColumnMetricsTest, AProductStaysBounded) {
 TEST(VocabularyMetricsTest, TiesShareTheBetterRank) {
   const Metric first = Rank{0}, tied = Rank{3}, worst = Rank{4};
   double values[3];
-  std::vector<at::Tensor> kept;
-  const std::vector<VocabularyReading> readings = {{1, &first, 0, &values[0]}, {1, &tied, 0, &values[1]}, {1, &worst, 0, &values[2]}};
-  Evaluate(at::tensor({9.f, 9.f, 9.f, 9.f, 9.f, 5.f, 7.f, 1.f, 5.f, -1.f}).view({2, 5}), readings, {}, kept);
+  const std::vector<VocabularyReading> readings = {
+      {1, &first, 0, &values[0], nullptr}, {1, &tied, 0, &values[1], nullptr}, {1, &worst, 0, &values[2], nullptr}};
+  Evaluate(at::tensor({9.f, 9.f, 9.f, 9.f, 9.f, 5.f, 7.f, 1.f, 5.f, -1.f}).view({2, 5}), readings, {});
   EXPECT_EQ(values[0], 2);
   EXPECT_EQ(values[1], 2);
   EXPECT_EQ(values[2], 5);
@@ -55,9 +55,9 @@ TEST(VocabularyMetricsTest, TiesShareTheBetterRank) {
 TEST(VocabularyMetricsTest, TinyProbabilitiesKeepTheirLogarithm) {
   const Metric log = Probability{{1}, true}, plain = Probability{{1}, false}, both = Probability{{0, 1}, true};
   double values[3];
-  std::vector<at::Tensor> kept;
-  const std::vector<VocabularyReading> readings = {{0, &log, 0, &values[0]}, {0, &plain, 0, &values[1]}, {0, &both, 0, &values[2]}};
-  Evaluate(at::tensor({500.f, -500.f}).view({1, 2}), readings, {}, kept);
+  const std::vector<VocabularyReading> readings = {
+      {0, &log, 0, &values[0], nullptr}, {0, &plain, 0, &values[1], nullptr}, {0, &both, 0, &values[2], nullptr}};
+  Evaluate(at::tensor({500.f, -500.f}).view({1, 2}), readings, {});
   EXPECT_DOUBLE_EQ(values[0], -1000);
   EXPECT_EQ(values[1], 0);
   EXPECT_EQ(values[2], 0);
@@ -67,7 +67,8 @@ TEST(VocabularyMetricsTest, ReferencesAreKeptAndComparedWith) {
   at::manual_seed(5);
   const at::Tensor logits = at::randn({6, 40}) * 3, other = at::randn({2, 40}) * 3;
   std::vector<at::Tensor> kept = {at::empty({2, 40}), at::empty({2, 40})};
-  Evaluate(other.clone(), {}, std::vector<ReferenceLine>{{0, 0, 1, true}, {1, 0, 0, true}, {0, 1, 0, false}, {1, 1, 1, false}}, kept);
+  Evaluate(other.clone(), {},
+           std::vector<ReferenceLine>{{0, 0, 1, true, &kept}, {1, 0, 0, true, &kept}, {0, 1, 0, false, &kept}, {1, 1, 1, false, &kept}});
   EXPECT_TRUE(at::allclose(kept[0][1], at::log_softmax(other[0], 0), 1e-5, 1e-6));
   EXPECT_TRUE(kept[1].equal(other));
 
@@ -79,11 +80,11 @@ TEST(VocabularyMetricsTest, ReferencesAreKeptAndComparedWith) {
   std::vector<VocabularyReading> readings;
   for (int64_t line = 0; line < 6; ++line) {
     const size_t position = static_cast<size_t>(line % 2);
-    readings.push_back({line, &kl, position, &values[line][0]});
-    readings.push_back({line, &js, position, &values[line][1]});
-    readings.push_back({line, &l2, position, &values[line][2]});
+    readings.push_back({line, &kl, position, &values[line][0], &kept});
+    readings.push_back({line, &js, position, &values[line][1], &kept});
+    readings.push_back({line, &l2, position, &values[line][2], &kept});
   }
-  Evaluate(logits.clone(), readings, {}, kept);
+  Evaluate(logits.clone(), readings, {});
   for (int64_t line = 0; line < 6; ++line) {
     const at::Tensor a = p[line % 2], b = q[line], middle = at::log((a.exp() + b.exp()) / 2);
     EXPECT_NEAR(values[line][0], (a.exp() * (a - b)).sum().item<double>(), 1e-5);

@@ -65,6 +65,33 @@ std::shared_ptr<const Model> TinyLlama(at::Device device) {
   return Fill(arch, device);
 }
 
+std::shared_ptr<const Model> MediumLlama(int64_t d_mlp, at::ScalarType dtype) {
+  Architecture arch;
+  arch.family = "llama";
+  arch.layers = 6;
+  arch.d_model = 256;
+  arch.heads = 8;
+  arch.kv_heads = 4;
+  arch.d_head = 32;
+  arch.d_mlp = d_mlp;
+  arch.vocabulary = 4096;
+  arch.context = 512;
+  arch.norm = Norm::kRms;
+  arch.positions = PositionScheme::kRotary;
+  arch.activation = Activation::kSilu;
+  arch.gated_mlp = true;
+  auto model = std::make_shared<Model>(*Fill(arch, at::kCPU));
+  const auto cast = [&](at::Tensor& tensor) { tensor = tensor.to(dtype); };
+  Weights& w = model->weights;
+  for (at::Tensor* tensor : {&w.embed, &w.ln_final.weight, &w.unembed.weight}) cast(*tensor);
+  for (BlockWeights& b : w.blocks)
+    for (at::Tensor* tensor : {&b.ln1.weight, &b.qkv.weight, &b.attn_out.weight, &b.ln2.weight, &b.mlp_in.weight, &b.mlp_out.weight})
+      cast(*tensor);
+  std::tie(model->rotary_cos, model->rotary_sin) = RotaryTables(arch, dtype, at::kCPU);
+  model->dtype = dtype;
+  return model;
+}
+
 std::shared_ptr<const Model> TinyGpt2(at::Device device) {
   Architecture arch;
   arch.family = "gpt2";

@@ -25,7 +25,7 @@ void ReportEverything(Metrics& metrics) {
   metrics.SetAdmittedBytes(1000);
   metrics.SetBudgetBytes(2000);
   metrics.CountRejection(Rejection::kQueueFull);
-  metrics.ObserveBatch("tiny", 8, 1024);
+  metrics.ObserveBatch("tiny", 3, 8, 1024);
   metrics.AddCapturedBytes(77);
   metrics.SetModelLoaded("tiny", "abc123", 5000, 0.75);
   metrics.SetIdentityError("tiny", "resid", 1e-7);
@@ -87,7 +87,7 @@ TEST(MetricsTest, ManyThreadsLoseNothing) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&metrics] {
-      for (int i = 0; i < 1000; ++i) metrics.ObserveBatch("m", 1, 2);
+      for (int i = 0; i < 1000; ++i) metrics.ObserveBatch("m", 1, 1, 2);
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -49,6 +49,11 @@ void StreamEngine::Run(std::function<void()> work) {
   threads_.emplace_back(std::move(work));
 }
 
+api::Priority StreamEngine::last_priority() {
+  const std::lock_guard lock(mutex_);
+  return last_priority_;
+}
+
 std::string StreamEngine::last_principal() {
   const std::lock_guard lock(mutex_);
   return last_principal_;
@@ -73,6 +78,7 @@ void StreamEngine::Tokenize(const std::string& model, std::vector<api::Prompt> p
   {
     const std::lock_guard lock(mutex_);
     last_principal_ = call.principal;
+    last_priority_ = call.priority;
   }
   if (model == "throw") throw std::runtime_error("Tokenize threw");
   Run([model, prompts = std::move(prompts), call, done = std::move(done), this] {

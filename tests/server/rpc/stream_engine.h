@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "jobs/jobs.h"
 #include "obs/metrics.h"
 #include "rpc/server.h"
 
@@ -81,7 +82,14 @@ class StreamEngine final : public engine::Engine {
     done(absl::UnimplementedError("no model here"));
   }
   api::Handles& handles() override { return handles_; }
+  jobs::Jobs& jobs() override {
+    static const std::unique_ptr<jobs::Jobs> none = jobs::NoJobs();
+    return *none;
+  }
   void Poke() override { ++pokes; }
+  api::ServerStatus Status() const override {
+    return {.admitted_bytes = 5, .budget_bytes = 9, .works = {{"0123abcd", true, api::Priority::kBatch, 1.5, 5, 2e9}, {"4567ef01"}}};
+  }
   bool Healthy() const override { return true; }
   void Drain(std::chrono::milliseconds) override {}
 
@@ -93,6 +101,7 @@ class StreamEngine final : public engine::Engine {
   std::atomic<int64_t> peak_bytes{0};
   std::string last_principal();
   FakeHandles& fake_handles() { return handles_; }
+  api::Priority last_priority();
 
  private:
   void Stream(int count, size_t bytes, bool repeat, api::CallContext call, std::shared_ptr<api::ForwardSink> sink);
@@ -103,6 +112,7 @@ class StreamEngine final : public engine::Engine {
   std::mutex mutex_;
   std::vector<std::thread> threads_;
   std::string last_principal_;
+  api::Priority last_priority_ = api::Priority::kInteractive;
 };
 
 // The byte at `offset` of every tensor that StreamEngine sends.

@@ -10,6 +10,7 @@
 
 #include "fluoroscope/v1/inference.grpc.pb.h"
 #include "fluoroscope/v1/models.grpc.pb.h"
+#include "fluoroscope/v1/server.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "stream_engine.h"
@@ -166,6 +167,46 @@ TEST_F(UnaryTest, ThePrincipalIsTheMetadataOrThePeer) {
     const grpc::Status status = Tokenize(context, "m");
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << bad;
     EXPECT_THAT(status.error_message(), HasSubstr("x-fluoroscope-principal must be 1 to 128 characters"));
+  }
+}
+
+TEST_F(UnaryTest, TheStatusSaysWhatRunsAndWaits) {
+  const auto channel = grpc::CreateChannel(loopback_.address(), grpc::InsecureChannelCredentials());
+  const auto stub = fluoroscope::v1::Server::NewStub(channel);
+  grpc::ClientContext context;
+  fluoroscope::v1::ServerStatus status;
+  ASSERT_TRUE(stub->GetStatus(&context, {}, &status).ok());
+  EXPECT_EQ(status.admitted_bytes(), 5u);
+  EXPECT_EQ(status.budget_bytes(), 9u);
+  ASSERT_EQ(status.works_size(), 2);
+  EXPECT_EQ(status.works(0).principal(), "0123abcd");
+  EXPECT_EQ(status.works(0).state(), fluoroscope::v1::WorkStatus::STATE_RUNNING);
+  EXPECT_EQ(status.works(0).priority(), fluoroscope::v1::WorkStatus::PRIORITY_BATCH);
+  EXPECT_EQ(status.works(0).age_seconds(), 1.5);
+  EXPECT_EQ(status.works(0).peak_bytes(), 5u);
+  EXPECT_EQ(status.works(0).flops(), 2e9);
+  EXPECT_EQ(status.works(1).state(), fluoroscope::v1::WorkStatus::STATE_WAITING);
+  EXPECT_EQ(status.works(1).priority(), fluoroscope::v1::WorkStatus::PRIORITY_INTERACTIVE);
+}
+
+TEST_F(UnaryTest, ThePriorityIsTheMetadatasOrInteractive) {
+  grpc::ClientContext plain;
+  ASSERT_TRUE(Tokenize(plain, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kInteractive);
+  grpc::ClientContext batch;
+  batch.AddMetadata("x-fluoroscope-priority", "batch");
+  ASSERT_TRUE(Tokenize(batch, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kBatch);
+  grpc::ClientContext interactive;
+  interactive.AddMetadata("x-fluoroscope-priority", "interactive");
+  ASSERT_TRUE(Tokenize(interactive, "m").ok());
+  EXPECT_EQ(loopback_.engine.last_priority(), api::Priority::kInteractive);
+  for (const std::string bad : {"BATCH", "", "urgent"}) {
+    grpc::ClientContext context;
+    context.AddMetadata("x-fluoroscope-priority", bad);
+    const grpc::Status status = Tokenize(context, "m");
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << bad;
+    EXPECT_THAT(status.error_message(), HasSubstr("x-fluoroscope-priority must be interactive or batch"));
   }
 }
 

@@ -135,6 +135,29 @@ TEST(WorkQueue, NextDeadlineIsTheEarliestOfAll) {
   EXPECT_EQ(queue.NextDeadline(), base + std::chrono::seconds(3));
 }
 
+TEST(WorkQueue, ComputationCostsTurnsToo) {
+  WorkQueue queue(100, 1e9);
+  for (int i = 0; i < 2; ++i) {
+    QueuedWork heavy = Make("heavy", i);
+    heavy.info.flops = 2.5e9;  // two shares and a half: two further turns
+    queue.Push(std::move(heavy));
+  }
+  for (int i = 0; i < 4; ++i) queue.Push(Make("light", i));
+  EXPECT_THAT(PopAll(queue), ElementsAre("heavy0", "light0", "light1", "light2", "heavy1", "light3"));
+}
+
+TEST(WorkQueue, WhoMayNotRunYetIsPassed) {
+  WorkQueue queue(100);
+  for (const char* name : {"a", "b"}) {
+    for (int i = 0; i < 2; ++i) queue.Push(Make(name, i));
+  }
+  const auto not_a = [](const WorkInfo& info) { return info.principal != "a"; };
+  EXPECT_EQ(Name(*queue.PopNext(kAllFree, 0, not_a)), "b0");
+  EXPECT_EQ(Name(*queue.PopNext(kAllFree, 0, not_a)), "b1");
+  EXPECT_FALSE(queue.PopNext(kAllFree, 0, not_a).has_value());
+  EXPECT_THAT(PopAll(queue), ElementsAre("a0", "a1"));
+}
+
 TEST(WorkQueue, TheLargestSizesDoNotOverflow) {
   constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
   WorkQueue queue(0);  // no budget: shares of one byte

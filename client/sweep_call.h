@@ -1,0 +1,16 @@
+// A stream of SweepReply, read to its end.
+#pragma once
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/sync_stream.h>
+
+#include "absl/status/statusor.h"
+#include "client/client.h"
+
+namespace fluoroscope::client {
+
+// Cancels the call when what comes does not fit together.
+absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, grpc::ClientContext& context,
+                                      const Client::SweepProgress& progress);
+
+}  // namespace fluoroscope::client

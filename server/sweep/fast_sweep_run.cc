@@ -1,0 +1,101 @@
+#include "sweep/fast_sweep_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "obs/metrics.h"
+#include "sweep/choose_cells.h"
+
+namespace fluoroscope::sweep {
+
+using Clock = std::chrono::steady_clock;
+
+FastSweepRun::FastSweepRun(Plan plan, api::SweepHeader header, std::vector<std::string> warnings, std::shared_ptr<api::SweepSink> sink,
+                           obs::Metrics& metrics, Clock::time_point arrived)
+    : plan_(std::move(plan)),
+      header_(std::move(header)),
+      warnings_(std::move(warnings)),
+      sink_(std::move(sink)),
+      metrics_(metrics),
+      arrived_(arrived),
+      making_(plan_.sweep.model) {}
+
+sched::Work::Progress FastSweepRun::Step() {
+  if (stage_ == Stage::kConvert) {
+    const absl::StatusOr<bool> more = conversion_.Step([this] { return plan_.half->made == nullptr && making_.Step(); });
+    if (!more.ok()) {
+      if (absl::IsResourceExhausted(more.status())) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
+      Abort(more.status());
+      return Progress::kDone;
+    }
+    if (!*more) StartFast();
+    return Progress::kMore;
+  }
+  if (run_->Step() != Progress::kDone) return Progress::kMore;
+  const absl::Status& ended = stage_ == Stage::kFast ? fast_->status : exact_->status;
+  if (!ended.ok()) {
+    Abort(ended);
+    return Progress::kDone;
+  }
+  if (stage_ == Stage::kFast) {
+    StartExact();
+    return Progress::kMore;
+  }
+  SendCheck();
+  return Succeed();
+}
+
+void FastSweepRun::Abort(absl::Status why) {
+  run_.reset();
+  sink_->Finish(std::move(why));
+}
+
+void FastSweepRun::StartFast() {
+  stage_ = Stage::kFast;
+  SweepPlan fast = plan_.sweep;
+  if (plan_.half->made == nullptr) plan_.half->made = making_.Take();
+  fast.model = plan_.half->made;
+  fast_ = std::make_shared<CellRecorder>(*sink_, CellRecorder::As::kCells);
+  run_ = std::make_unique<SweepRun>(std::move(fast), header_, std::vector<std::string>(), fast_, metrics_, arrived_);
+}
+
+void FastSweepRun::StartExact() {
+  stage_ = Stage::kExact;
+  const size_t metrics = header_.metrics.size();
+  std::vector<double> changes(plan_.sweep.grid.cells() * metrics);
+  for (const auto& [cell, of_cell] : fast_->MeanChanges())
+    std::copy(of_cell.begin(), of_cell.end(), changes.begin() + static_cast<ptrdiff_t>(cell * metrics));
+  chosen_ = ChooseCells(changes, metrics, plan_.check);
+  SweepPlan exact = plan_.sweep;
+  exact.chosen = chosen_;
+  exact_ = std::make_shared<CellRecorder>(*sink_, CellRecorder::As::kExact);
+  run_ = std::make_unique<SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
+}
+
+void FastSweepRun::SendCheck() {
+  api::PrecisionCheck check;
+  check.cells = chosen_;
+  for (size_t m = 0; m < header_.metrics.size(); ++m) {
+    double difference = 0, change = 0;
+    for (const auto& [pair, cells] : exact_->values)
+      for (const auto& [cell, values] : cells) {
+        difference = std::max(difference, std::abs(values[m] - fast_->values.at(pair).at(cell)[m]));
+        change = std::max(change, std::abs(values[m] - exact_->base.at(pair)[m]));
+      }
+    check.largest_difference.push_back(difference);
+    check.largest_change.push_back(change);
+  }
+  check.run_ms = exact_->end.run_ms;
+  sink_->Push(std::move(check));
+}
+
+sched::Work::Progress FastSweepRun::Succeed() {
+  sink_->Push(api::SweepSummary{warnings_, fast_->end.queue_ms, conversion_.run_ms() + fast_->end.run_ms + exact_->end.run_ms,
+                                fast_->end.tokens + exact_->end.tokens,
+                                std::max(conversion_.peak_bytes() + fast_->end.peak_bytes, exact_->end.peak_bytes)});
+  sink_->Finish(absl::OkStatus());
+  return Progress::kDone;
+}
+
+}  // namespace fluoroscope::sweep

@@ -1,0 +1,295 @@
+// What a run is estimated to need, against what the counting allocator saw. Admission relies on the estimate, so it must not be too small;
+// and one that is far too large keeps requests out that would fit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "engine/generate_builder.h"
+#include "engine/plan_builder.h"
+#include "engine/sweep_builder.h"
+#include "generate/decode_pool.h"
+#include "generate/generate_run.h"
+#include "obs/metrics.h"
+#include "run/forward_run.h"
+#include "sweep/sweep_run.h"
+#include "tensor/counting_allocator.h"
+#include "tests/server/engine/run_request.h"
+#include "tests/server/model/tiny_model.h"
+
+namespace fluoroscope::engine {
+namespace {
+
+// An estimate may be so much larger than what was held, and so much smaller.
+constexpr double kMostOver = 1.25, kMostUnder = 1.0;
+
+class SweepEnd final : public api::SweepSink {
+ public:
+  bool Push(api::SweepPart part) override {
+    if (auto* end = std::get_if<api::SweepSummary>(&part)) summary = *end;
+    return true;
+  }
+  void OnDrain(std::function<void()>) override {}
+  void Finish(absl::Status end) override { status = std::move(end); }
+
+  api::SweepSummary summary;
+  absl::Status status = absl::UnknownError("not finished");
+};
+
+template <typename Run>
+void Finish(Run& run) {
+  while (run.Step() != sched::Work::Progress::kDone) {
+  }
+}
+
+std::vector<api::Prompt> Prompts(int64_t count, int64_t length) {
+  std::vector<api::Prompt> prompts;
+  for (int64_t i = 0; i < count; ++i) prompts.push_back({RandomIds(4096, length), api::Bos::kDefault, false});
+  return prompts;
+}
+
+api::Intervention EditOf(std::vector<std::string> sites, decltype(api::Intervention::kind) kind, std::vector<uint32_t> rows = {}) {
+  api::Intervention edit;
+  edit.select.sites = std::move(sites);
+  edit.select.rows = std::move(rows);
+  edit.kind = std::move(kind);
+  return edit;
+}
+
+api::Metric MetricOf(decltype(api::Metric::kind) kind, bool everywhere, std::vector<uint32_t> rows = {}) {
+  api::Metric metric;
+  metric.name = "m";
+  metric.rows = std::move(rows);
+  if (everywhere) metric.positions = api::Positions{api::AllPositions()};
+  metric.kind = std::move(kind);
+  return metric;
+}
+
+struct Case {
+  const char* name;
+  std::function<void(api::ForwardRequest&)> set;
+};
+
+const api::LogitsRequest kLast{}, kAll{api::Positions{api::AllPositions()}, {}, 0, {}},
+    kBest{api::Positions{api::AllPositions()}, {}, 5, {}};
+
+const Case kForwards[] = {
+    {"plain",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.logits = kLast;
+     }},
+    {"short",
+     [](auto& r) {
+       r.prompts = Prompts(64, 14);
+       r.logits = kLast;
+     }},
+    {"long",
+     [](auto& r) {
+       r.prompts = Prompts(2, 480);
+       r.logits = kLast;
+     }},
+    {"all logits",
+     [](auto& r) {
+       r.prompts = Prompts(4, 256);
+       r.logits = kAll;
+     }},
+    {"best tokens everywhere",
+     [](auto& r) {
+       r.prompts = Prompts(4, 256);
+       r.logits = kBest;
+     }},
+    {"capture of the residual stream",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.captures = {CaptureOf({"blocks.*.hook_resid_post"})};
+     }},
+    {"capture of patterns",
+     [](auto& r) {
+       r.prompts = Prompts(4, 200);
+       r.captures = {CaptureOf({"blocks.*.attn.hook_pattern"})};
+     }},
+    {"capture of one layer's pattern",
+     [](auto& r) {
+       r.prompts = Prompts(2, 480);
+       r.captures = {CaptureOf({"blocks.5.attn.hook_pattern"})};
+     }},
+    {"capture of results",
+     [](auto& r) {
+       r.prompts = Prompts(2, 256);
+       r.captures = {CaptureOf({"blocks.2.attn.hook_result"})};
+     }},
+    {"capture of everything",
+     [](auto& r) {
+       r.prompts = Prompts(4, 64);
+       r.captures = {CaptureOf({"*"})};
+     }},
+    {"largest neurons",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.captures = {CaptureOf({"blocks.*.mlp.hook_post"})};
+       r.captures[0].reduction = api::ReduceTopK{10};
+     }},
+    {"lens of every layer",
+     [](auto& r) {
+       r.prompts = Prompts(4, 128);
+       r.captures = {CaptureOf({"blocks.*.hook_resid_post"})};
+       r.captures[0].reduction = api::ReduceLens{5, {}};
+     }},
+    {"scaled MLPs",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.interventions = {EditOf({"blocks.*.hook_mlp_out"}, api::Scale{0.5})};
+       r.logits = kLast;
+     }},
+    {"noise on neurons",
+     [](auto& r) {
+       r.prompts = Prompts(2, 480);
+       r.interventions = {EditOf({"blocks.*.mlp.hook_post"}, api::Noise{0.1, 1})};
+       r.logits = kLast;
+     }},
+    {"a head off",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.interventions = {EditOf({"blocks.3.attn.hook_z"}, api::Zero{})};
+       r.interventions[0].select.heads = {2};
+       r.logits = kLast;
+     }},
+    {"edited patterns",
+     [](auto& r) {
+       r.prompts = Prompts(2, 300);
+       r.interventions = {EditOf({"blocks.*.attn.hook_pattern"}, api::Scale{0.9})};
+       r.logits = kLast;
+     }},
+    {"patched residual",
+     [](auto& r) {
+       r.prompts = Prompts(8, 128);
+       r.interventions = {EditOf({"blocks.*.hook_resid_mid"}, api::CopyFromRow{0, std::nullopt}, {4, 5, 6, 7})};
+       r.logits = kLast;
+     }},
+    {"mean of rows",
+     [](auto& r) {
+       r.prompts = Prompts(8, 128);
+       r.interventions = {EditOf({"blocks.2.hook_resid_mid"}, api::MeanOfRows{{0, 1, 2, 3}, std::nullopt}, {4, 5, 6, 7})};
+       r.logits = kLast;
+     }},
+    {"logit difference everywhere",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.metrics = {MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, true)};
+     }},
+    {"cross-entropy",
+     [](auto& r) {
+       r.prompts = Prompts(16, 64);
+       r.metrics = {MetricOf(api::CrossEntropy{}, false)};
+     }},
+    {"divergence from another row",
+     [](auto& r) {
+       r.prompts = Prompts(4, 256);
+       r.metrics = {MetricOf(api::ToReference{api::ToReference::Measure::kJs, 0, std::nullopt}, true, {1, 2, 3})};
+     }},
+};
+
+class EstimateTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    tensor::InstallCountingAllocator();
+    model_ = Offer(model::MediumLlama());
+    model_->decoding = std::make_shared<generate::DecodePool>(model_->model);
+    at::manual_seed(1);
+  }
+  static void TearDownTestSuite() { model_.reset(); }
+
+  static void Compare(const std::string& name, uint64_t estimated, uint64_t held) {
+    const double ratio = static_cast<double>(estimated) / static_cast<double>(held);
+    if (getenv("SHOW_ESTIMATES") != nullptr)
+      printf("%-40s %8.2f MiB estimated, %8.2f held: %.2f\n", name.c_str(), estimated / 1048576.0, held / 1048576.0, ratio);
+    EXPECT_LE(ratio, kMostOver) << name << ": " << estimated << " bytes estimated, " << held << " held";
+    EXPECT_GE(ratio, kMostUnder) << name << ": " << estimated << " bytes estimated, " << held << " held";
+  }
+
+  static std::shared_ptr<LoadedModel> model_;
+  obs::Metrics metrics_;
+};
+
+std::shared_ptr<LoadedModel> EstimateTest::model_;
+
+class ForwardEstimateTest : public EstimateTest, public testing::WithParamInterface<std::pair<int64_t, at::ScalarType>> {};
+
+TEST_P(ForwardEstimateTest, EveryRequest) {
+  const auto [d_mlp, dtype] = GetParam();
+  const std::unique_ptr<LoadedModel> model = Offer(model::MediumLlama(d_mlp, dtype));
+  for (const Case& one : kForwards) {
+    api::ForwardRequest request;
+    one.set(request);
+    absl::StatusOr<BuiltPlan> built = BuildPlan(*model, request, config::Limits());
+    ASSERT_TRUE(built.ok()) << one.name << ": " << built.status();
+    const uint64_t estimated = built->cost.peak_bytes;
+    const auto sink = std::make_shared<CollectingSink>();
+    run::ForwardRun run(std::move(built->plan), {}, sink, metrics_);
+    Finish(run);
+    ASSERT_TRUE(sink->status.ok()) << one.name << ": " << sink->status;
+    Compare(one.name, estimated, sink->summary.peak_bytes);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ForwardEstimateTest,
+                         testing::Values(std::pair(768, at::kFloat), std::pair(128, at::kFloat), std::pair(768, at::kBFloat16)),
+                         [](const auto& info) { return info.index == 0   ? "Float32"
+                                                       : info.index == 1 ? "NarrowMlp"
+                                                                         : "BFloat16"; });
+
+TEST_F(EstimateTest, Generate) {
+  for (const bool captures : {false, true}) {
+    for (const auto& [count, length, tokens] : {std::tuple(8, 100, 60), std::tuple(1, 400, 40), std::tuple(64, 10, 40)}) {
+      api::GenerateRequest request;
+      request.prompts = Prompts(count, length);
+      request.max_new_tokens = static_cast<uint32_t>(tokens);
+      if (captures) {
+        request.captures = {CaptureOf({"blocks.*.hook_resid_post"})};
+        request.captures[0].select.positions = api::Positions{api::GeneratedPositions()};
+        request.interventions = {EditOf({"blocks.2.hook_mlp_out"}, api::Scale{0.5})};
+      }
+      absl::StatusOr<BuiltGeneration> built = BuildGeneration(model_, request, config::Limits());
+      ASSERT_TRUE(built.ok()) << built.status();
+      const uint64_t estimated = built->cost.peak_bytes;
+      const auto sink = std::make_shared<CollectingSink>();
+      generate::GenerateRun run(std::move(built->plan), {}, model_->decoding, sink, metrics_, std::chrono::steady_clock::now());
+      Finish(run);
+      ASSERT_TRUE(sink->status.ok()) << sink->status;
+      Compare("generation of " + std::to_string(count) + " x " + std::to_string(length) + "+" + std::to_string(tokens) +
+                  (captures ? " with captures" : ""),
+              estimated, sink->summary.peak_bytes);
+    }
+  }
+}
+
+TEST_F(EstimateTest, Sweep) {
+  using api::SweepAxis;
+  const std::pair<const char*, std::vector<SweepAxis>> grids[] = {{"hook_resid_pre", {SweepAxis::kLayer, SweepAxis::kPosition}},
+                                                                  {"attn.hook_z", {SweepAxis::kLayer, SweepAxis::kHead}},
+                                                                  {"attn.hook_pattern", {SweepAxis::kLayer, SweepAxis::kHead}},
+                                                                  {"hook_mlp_out", {SweepAxis::kLayer, SweepAxis::kPosition}}};
+  for (const int64_t pairs : {1, 4}) {
+    for (const auto& [site, axes] : grids) {
+      api::SweepRequest request;
+      const std::vector<api::Prompt> clean = Prompts(pairs, 40), corrupt = Prompts(pairs, 40);
+      for (size_t i = 0; i < clean.size(); ++i) request.pairs.push_back({clean[i], corrupt[i], std::nullopt});
+      request.sites = {site};
+      request.over = axes;
+      request.metrics = {MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};
+      absl::StatusOr<BuiltSweep> built = BuildSweep(*model_, request, config::Limits());
+      ASSERT_TRUE(built.ok()) << built.status();
+      const uint64_t estimated = built->header.cost.peak_bytes;
+      const auto sink = std::make_shared<SweepEnd>();
+      sweep::SweepRun run(sweep::PiecesOf(std::move(built->plan)), std::move(built->header), {}, sink, metrics_,
+                          std::chrono::steady_clock::now());
+      Finish(run);
+      ASSERT_TRUE(sink->status.ok()) << sink->status;
+      Compare(std::string("sweep of ") + site + ", pairs: " + std::to_string(pairs), estimated, sink->summary.peak_bytes);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fluoroscope::engine
