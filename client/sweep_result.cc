@@ -59,9 +59,13 @@ absl::Status SweepAssembler::Take(const v1::SweepReply& message) {
   if (!has_header_) return absl::DataLossError("the server's reply does not begin with its header");
   if (message.part_case() == v1::SweepReply::kReference) return TakeReference(message.reference());
   if (message.part_case() == v1::SweepReply::kCells) return TakeCells(message.cells());
-  result_.summary = message.summary();
-  has_summary_ = true;
-  return absl::OkStatus();
+  if (message.part_case() == v1::SweepReply::kPrecision) result_.precision = message.precision();
+  if (message.part_case() == v1::SweepReply::kSummary) {
+    result_.summary = message.summary();
+    has_summary_ = true;
+  }
+  return absl::OkStatus();  // exact cells and their comparison are of attributions and fast sweeps; what matters of the latter is in
+                            // `precision`
 }
 
 absl::Status SweepAssembler::Begin(const v1::SweepHeader& header) {

@@ -15,10 +15,11 @@ namespace fluoroscope::client {
 struct SweepResult {
   v1::SweepHeader header;
   v1::SweepSummary summary;
-  size_t cells = 0;            // of one pair
-  std::vector<double> base;    // [pairs, metrics]: the run that values are patched into
-  std::vector<double> source;  // [pairs, metrics]: the run that they come from
-  std::vector<double> values;  // [pairs, cells, metrics]
+  v1::PrecisionCheck precision;  // of sweeps in SWEEP_PRECISION_FAST: how far they were off; else empty
+  size_t cells = 0;              // of one pair
+  std::vector<double> base;      // [pairs, metrics]: the run that values are patched into
+  std::vector<double> source;    // [pairs, metrics]: the run that they come from
+  std::vector<double> values;    // [pairs, cells, metrics]
 
   size_t pairs() const { return static_cast<size_t>(header.clean_size()); }
   size_t metrics() const { return static_cast<size_t>(header.metrics_size()); }

@@ -190,6 +190,10 @@ void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool
              Dim(fmt::format("{} cells in {:.2f} s, {:.0f} times less work than a forward pass per cell; {} {} on {}", estimate.cells(),
                              result.summary.run_ms() / 1000, Saved(estimate), provenance.model(), provenance.dtype(), provenance.device()),
                  colour));
+  if (const v1::PrecisionCheck& check = result.precision; check.cells_size() > 0)
+    fmt::print("{}\n", Dim(fmt::format("{} cells run again in float32: off by at most {:.2g}, where changes are up to {:.2g}",
+                                       check.cells_size(), check.largest_difference(0), check.largest_change(0)),
+                           colour));
 }
 
 nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResult& result) {
@@ -200,6 +204,12 @@ nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResu
   nlohmann::ordered_json values = Nested(axes, result.MeanValues(), 0, at), normalized = nullptr;
   if (auto numbers = result.Normalized(); numbers.ok()) normalized = Nested(axes, *numbers, 0, at = 0);
   const v1::SweepEstimate& e = result.header.estimate();
+  nlohmann::ordered_json precision = nullptr;
+  if (const v1::PrecisionCheck& check = result.precision; check.cells_size() > 0)
+    precision = {{"cells", check.cells_size()},
+                 {"largest_difference", check.largest_difference(0)},
+                 {"largest_change", check.largest_change(0)},
+                 {"run_ms", check.run_ms()}};
   return {{"sweep", text.what},
           {"clean", TokensToJson(result.header.clean(0))},
           {"corrupt", TokensToJson(result.header.corrupt(0))},
@@ -214,6 +224,7 @@ nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResu
           {"filled_cells", e.filled_cells()},
           {"flops", e.flops()},
           {"forwards_flops", e.forwards_flops()},
+          {"precision", precision},
           {"queue_ms", result.summary.queue_ms()},
           {"run_ms", result.summary.run_ms()},
           {"provenance", ToJson(result.header.provenance())}};

@@ -138,6 +138,7 @@ std::string SiteName(const std::string& name) {
 absl::StatusOr<v1::SweepRequest> MakeSweepRequest(const SweepOptions& options) {
   v1::SweepRequest request;
   request.set_model(options.model);
+  if (options.precision == "fast") request.set_precision(v1::SWEEP_PRECISION_FAST);
   v1::SweepPair* pair = request.add_pairs();
   absl::Status status = SetPrompt(options.clean, "clean prompt", options.how, pair->mutable_clean());
   if (status.ok()) status = SetPrompt(options.corrupt, "corrupt prompt", options.how, pair->mutable_corrupt());
@@ -194,6 +195,11 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
       ->option_text("WAY");
   command.add_option("--kind", o->kind, "patch (default), or an ablation: zero, mean, resample")
       ->check(OneOf(Kinds()))
+      ->option_text("KIND");
+  command
+      .add_option("--precision", o->precision,
+                  "model (default), or fast: matrix products in bfloat16; some cells are run again in float32 to say how far off it is")
+      ->check(CLI::IsMember({"model", "fast"}).description(""))
       ->option_text("KIND");
   numbers("--layers", &o->layers, "Only these: 0,2,5-9; --layers=-1 is the last");
   numbers("--heads", &o->heads, "Only these");

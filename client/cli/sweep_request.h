@@ -17,7 +17,7 @@ struct SweepOptions {
   std::vector<std::string> sites = {"resid_pre"}, over = {"layer", "position"};
   std::vector<std::string> answers, foils;
   std::string metric;  // empty: logit_diff with foils, else logits
-  std::string direction = "denoise", kind = "patch";
+  std::string direction = "denoise", kind = "patch", precision = "model";
   std::string layers, heads, positions, units, source_positions;  // lists of numbers
   std::vector<std::string> groups, references;
   uint32_t window = 1, unit_block = 1;

@@ -56,6 +56,19 @@ def test_an_estimate_instead_of_a_sweep(cli, model, whole):
     assert cli(*ASK, "--estimate", "--csv").returncode != 0
 
 
+def test_fast_says_how_far_off_it_is(cli, model, whole):
+    expected = model.sweep(CLEAN, CORRUPT, metric=DIFF, precision="fast")
+    reply = json.loads(ok(cli(*ASK, "--precision", "fast", "--json")))
+    np.testing.assert_array_equal(reply["values"], expected.values)
+    check = reply["precision"]
+    assert (check["cells"], check["largest_difference"], check["largest_change"]) == (
+        len(expected.precision.cells), expected.precision.largest_difference, expected.precision.largest_change,
+    )  # fmt: skip
+    assert 0 < check["largest_difference"] < 0.1 and reply["provenance"]["dtype"] == "f32, matrix products in bfloat16"
+    assert "cells run again in float32: off by at most" in ok(cli(*ASK, "--precision", "fast")).splitlines()[-1]
+    assert json.loads(ok(cli(*ASK, "--json")))["precision"] is None
+
+
 def test_csv_has_a_line_per_cell(cli, whole):
     lines = list(csv.DictReader(io.StringIO(ok(cli(*ASK, "--csv")))))
     assert list(lines[0]) == ["layer", "position", "logit_diff", "normalized"] and len(lines) == 420

@@ -73,6 +73,7 @@ void CheckSweep(const api::SweepRequest& request) {
     Require(!edit.select.sites.empty());
     for (const uint32_t row : edit.select.rows) Require(row < pairs);
   }
+  if (request.fast) Require(request.fast->top + request.fast->random > 0 && request.fast->top <= 4096 && request.fast->random <= 4096);
   Require(!request.metrics.empty());
   for (const api::Metric& metric : request.metrics) {
     Require(!metric.name.empty());

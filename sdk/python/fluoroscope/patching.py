@@ -116,6 +116,8 @@ class Patching(ABC):
         seed: int = 0,
         window_before: int = 0,
         corrupt_with: Sequence[Intervention] = (),
+        precision: str = "model",
+        recheck: int | tuple[int, int] = 10,
         bos: Bos = None,
         parse_special_tokens: bool = False,
         progress: bool | None = None,
