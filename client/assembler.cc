@@ -128,6 +128,7 @@ absl::Status Assembler::TakeReply(v1::ForwardReply reply) {
       if (std::exchange(has_summary_, true)) return DataLoss("it has two summaries");
       result_.summary = std::move(*reply.mutable_summary());
       return absl::OkStatus();
+    case v1::ForwardReply::kHandle:  // of captures that stay on the server, which this client does not ask for
     case v1::ForwardReply::PART_NOT_SET:
       return absl::OkStatus();  // a part that a newer server adds and this client does not know
   }

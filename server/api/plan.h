@@ -75,28 +75,39 @@ using Reduction = std::variant<std::monostate, ReduceLast, ReduceTopK, ReduceDot
 struct Capture {
   Selection select;
   Reduction reduction;
+  uint32_t keep_seconds = 0;  // > 0: stays on the server for so long, and the reply has a handle. Only in a Forward
+};
+
+// What a handle holds, in place of a tensor that is given.
+struct HandleValues {
+  std::string id;                      // empty: none
+  std::optional<Positions> positions;  // in the sequence its values came from; absent: all it has
 };
 
 struct CopyFromRow {
   uint32_t row = 0;
   std::optional<Positions> positions;  // in the source row; absent: the target's
+  std::string handle = {};             // not empty: the source, instead of `row`
 };
 
 struct Zero {};
 
 struct MeanOfRows {
-  std::vector<uint32_t> rows;          // at least one
+  std::vector<uint32_t> rows;          // at least one, or none and a handle
   std::optional<Positions> positions;  // absent: all
+  std::string handle = {};
 };
 
 // A tensor given with an intervention: rpc/ has checked that it is f32 and finite, engine/ that it fits the selection.
 struct Set {
   Chunk value;
+  HandleValues handle = {};  // instead of `value`
 };
 
 struct Add {
   Chunk value;
   double scale = 1;
+  HandleValues handle = {};  // instead of `value`
 };
 
 struct Scale {

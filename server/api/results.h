@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "api/handle.h"
 #include "api/sink.h"
 #include "api/tensor.h"
 
@@ -83,8 +84,8 @@ struct GeneratedToken {
   std::optional<uint32_t> stop;  // index into GenerateRequest::stop
 };
 
-// Only a generation has tokens.
-using ForwardPart = std::variant<ForwardHeader, NamedTensor, ForwardSummary, GeneratedToken>;
+// Only a generation has tokens, only a Forward handles.
+using ForwardPart = std::variant<ForwardHeader, NamedTensor, ForwardSummary, GeneratedToken, Handle>;
 
 using ForwardSink = Sink<ForwardPart>;
 

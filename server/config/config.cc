@@ -97,6 +97,18 @@ absl::Status CheckLimits(const Limits& limits) {
   return absl::OkStatus();
 }
 
+// The limits on handles are parts of the memory budget.
+absl::Status FinishHandles(ServerConfig& config) {
+  HandlesConfig& handles = config.handles;
+  if (handles.total_bytes == 0) handles.total_bytes = config.memory_bytes / 2;
+  if (handles.total_bytes > config.memory_bytes)
+    return Invalid("handles.total_mib is ", handles.total_bytes / kMiB, "; the memory budget is ", config.memory_bytes / kMiB, " MiB");
+  if (handles.principal_bytes == 0) handles.principal_bytes = handles.total_bytes / 2;
+  if (handles.principal_bytes > handles.total_bytes)
+    return Invalid("handles.principal_mib is ", handles.principal_bytes / kMiB, "; handles.total_mib is ", handles.total_bytes / kMiB);
+  return absl::OkStatus();
+}
+
 // A number of the file, or the default when it is absent (0).
 void Take(uint32_t value, uint32_t& field) {
   if (value != 0) field = value;
@@ -127,6 +139,12 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   Take(proto.drain_seconds(), config.drain_seconds);
   if (!proto.log_level().empty()) config.log_level = proto.log_level();
   Take(proto.self_check_seconds(), config.self_check_seconds);
+  for (const uint64_t mib : {proto.handles().total_mib(), proto.handles().principal_mib()})
+    if (mib > std::numeric_limits<uint64_t>::max() / kMiB)
+      return Invalid("handles has ", mib, " MiB, which is more bytes than 64 bits can count");
+  config.handles.total_bytes = proto.handles().total_mib() * kMiB;
+  config.handles.principal_bytes = proto.handles().principal_mib() * kMiB;
+  Take(proto.handles().max_ttl_seconds(), config.handles.max_ttl_seconds);
   Take(proto.stuck_seconds(), config.stuck_seconds);
   Take(proto.end_stuck_seconds(), config.end_stuck_seconds);
   config.jobs.directory = proto.jobs().directory();
@@ -162,7 +180,7 @@ absl::Status Finish(ServerConfig& config) {
     config.memory_bytes = MemAvailable() / 2;
     if (config.memory_bytes == 0) return Invalid("device.memory_mib is absent and /proc/meminfo does not say what is free; give a number");
   }
-  return absl::OkStatus();
+  return FinishHandles(config);
 }
 
 absl::StatusOr<ServerConfig> Parse(const std::string& textproto) {

@@ -33,6 +33,12 @@ struct JobsConfig {
   uint32_t keep_hours = 168;
 };
 
+struct HandlesConfig {
+  uint64_t total_bytes = 0;      // resolved by Parse: never 0
+  uint64_t principal_bytes = 0;  // resolved by Parse: never 0
+  uint32_t max_ttl_seconds = 86400;
+};
+
 struct ServerConfig {
   std::string grpc_address = "127.0.0.1:7070";
   std::string http_address = "127.0.0.1:9464";
@@ -47,6 +53,7 @@ struct ServerConfig {
   uint32_t stuck_seconds = 60;
   uint32_t end_stuck_seconds = 30;
   JobsConfig jobs;
+  HandlesConfig handles;
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.

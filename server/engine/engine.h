@@ -11,6 +11,7 @@
 #include "api/call.h"
 #include "api/generate.h"
 #include "api/grid_codec.h"
+#include "api/handles.h"
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
@@ -71,6 +72,9 @@ class Engine {
   // The sink gets a sweep's parts; the cells' values are scores.
   virtual void Attribute(api::AttributionRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
   virtual void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
+
+  // Activations that stay on the server. Lives as long as the engine.
+  virtual api::Handles& handles() = 0;
 
   // Sweeps and path patching that outlive their call.
   virtual jobs::Jobs& jobs() = 0;

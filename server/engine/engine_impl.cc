@@ -12,12 +12,13 @@
 #include "engine/engine.h"
 #include "engine/generate_builder.h"
 #include "engine/grid_work.h"
-#include "engine/identity_check.h"
+#include "engine/handle_service.h"
 #include "engine/job_work.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
+#include "engine/self_check.h"
 #include "engine/status.h"
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
@@ -44,6 +45,11 @@ class EngineImpl final : public Engine {
   EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics, std::shared_ptr<const api::GridCodec> codec)
       : config_(config),
         metrics_(metrics),
+        handles_(config, executor_, metrics,
+                 {.find = [this](const std::string& name) { return Find(name); },
+                  .prepare = [this](auto call, auto sink, auto plan) { PrepareInto(std::move(call), std::move(sink), std::move(plan)); },
+                  .submit = [this](auto work, uint64_t bytes, double flops, const auto& call,
+                                   const auto& sink) { Submit(std::move(work), bytes, flops, call, sink); }}),
         runner_({[this](const std::string& name) { return Find(name); }, config_, metrics_, std::move(codec), executor_, prepare_}),
         executor_(ExecutorOptionsOf(config), metrics),
         prepare_(PrepareQueue(config)) {}
@@ -63,7 +69,7 @@ class EngineImpl final : public Engine {
       return absl::OkStatus();
     }));
     for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
-    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model));
+    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model, executor_, metrics_));
     FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
     jobs_->Begin();
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
@@ -125,9 +131,9 @@ class EngineImpl final : public Engine {
   }
 
   void Estimate(api::ForwardRequest request, api::CallContext call, Callback<api::Estimate> done) override {
-    Prepare<api::Estimate>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
+    Prepare<api::Estimate>(call, std::move(done), [this, call, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
       FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-      FS_ASSIGN_OR_RETURN(const BuiltPlan built, BuildPlan(*model, request, config_.limits));
+      FS_ASSIGN_OR_RETURN(const BuiltPlan built, BuildPlan(*model, request, config_.limits, handles_.Of(call)));
       api::Estimate estimate;
       estimate.peak_bytes = built.cost.peak_bytes;
       estimate.reply_bytes = built.cost.reply_bytes;
@@ -166,6 +172,8 @@ class EngineImpl final : public Engine {
   void AttributeEdges(api::EdgesRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGrid<api::EdgesRequest>);
   }
+
+  api::Handles& handles() override { return handles_; }
 
   jobs::Jobs& jobs() override { return *jobs_; }
 
@@ -239,9 +247,16 @@ class EngineImpl final : public Engine {
                   absl::Status (EngineImpl::*submit)(const Request&, const api::CallContext&, const std::shared_ptr<Sink>&,
                                                      std::chrono::steady_clock::time_point)) {
     const auto arrived = std::chrono::steady_clock::now();
-    const bool posted = prepare_.Post([this, request = std::move(request), call, sink, arrived, submit] {
-      if (absl::Status status = StillWanted(call); !status.ok()) return sink->Finish(status);
-      absl::Status status = tensor::GuardTorch([&] { return (this->*submit)(request, call, sink, arrived); });
+    PrepareInto(call, sink, [this, request = std::move(request), call, sink, arrived, submit] {
+      return (this->*submit)(request, call, sink, arrived);
+    });
+  }
+
+  template <typename Sink>
+  void PrepareInto(api::CallContext call, std::shared_ptr<Sink> sink, std::function<absl::Status()> plan) {
+    const bool posted = prepare_.Post([call = std::move(call), sink, plan = std::move(plan)] {
+      absl::Status status = StillWanted(call);
+      if (status.ok()) status = tensor::GuardTorch(plan);
       if (!status.ok()) sink->Finish(std::move(status));
     });
     if (!posted) RefuseBusy([&](absl::Status status) { sink->Finish(std::move(status)); });
@@ -275,22 +290,24 @@ class EngineImpl final : public Engine {
   absl::Status SubmitForward(const api::ForwardRequest& request, const api::CallContext& call,
                              const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(*model, request, config_.limits));
+    FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(*model, request, config_.limits, handles_.Of(call)));
+    FS_ASSIGN_OR_RETURN(std::unique_ptr<run::CaptureKeeper> keeper, handles_.KeeperFor(built, *model, call));
     api::ForwardHeader header;
     header.rows = std::move(built.rows);
     header.provenance = ProvenanceOf(*model);
     header.provenance.attention = built.attention;
     header.provenance.plan_sha256 = built.hash;
     header.provenance.isolated = request.isolated;
-    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, model->batching),
-           built.cost.peak_bytes, built.cost.flops, call, sink);
+    Submit(std::make_shared<run::ForwardRun>(std::move(built.plan), std::move(header), sink, metrics_, arrived, model->batching,
+                                             std::move(keeper)),
+           built.cost.peak_bytes - built.cost.handle_bytes, built.cost.flops, call, sink);
     return absl::OkStatus();
   }
 
   absl::Status SubmitGenerate(const api::GenerateRequest& request, const api::CallContext& call,
                               const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits));
+    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits, handles_.Of(call)));
     built.header.provenance = ProvenanceOf(*model);
     built.header.provenance.attention = built.attention;
     built.header.provenance.plan_sha256 = built.hash;
@@ -320,34 +337,7 @@ class EngineImpl final : public Engine {
 
   api::Provenance ProvenanceOf(const LoadedModel& model) const { return engine::ProvenanceOf(model, config_.threads); }
 
-  // Queues an identity check; `finished` hears its end on the executor's thread.
-  absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, std::function<void(absl::Status)> finished) {
-    FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
-                        IdentityCheck::Create(model, metrics_, [this, model, finished](absl::StatusOr<IdentityErrors> errors) {
-                          if (errors.ok()) Report(*model, *errors);
-                          finished(errors.status());
-                        }));
-    const uint64_t bytes = check->peak_bytes();
-    executor_.Submit(std::move(check), OwnWork("self-check", bytes));
-    return absl::OkStatus();
-  }
-
-  void Report(LoadedModel& model, const IdentityErrors& errors) {
-    metrics_.SetIdentityError(model.name, "residual", errors.residual);
-    metrics_.SetIdentityError(model.name, "attention", errors.attention);
-    metrics_.SetIdentityError(model.name, "pattern_sum", errors.pattern_sum);
-    metrics_.SetIdentityError(model.name, "logits", errors.logits);
-    model.refused.Set(SitesRefusedFor(errors, model.model->dtype));
-  }
-
-  // Warms up and checks before serving.
-  absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model) {
-    std::promise<absl::Status> finished;
-    FS_RETURN_IF_ERROR(SubmitCheck(model, [&](absl::Status status) { finished.set_value(std::move(status)); }));
-    return finished.get_future().get();
-  }
-
-  // The timer thread: memory gauges every second, identity checks every self_check_seconds.
+  // The timer thread: memory gauges and expiry of handles every second, identity checks every self_check_seconds.
   void Tick(std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any wake;
@@ -356,12 +346,13 @@ class EngineImpl final : public Engine {
     while (!stop.stop_requested()) {
       const tensor::AccountStats memory = tensor::Stats().work;
       metrics_.SetDeviceMemory(config_.device, memory.live_bytes, memory.peak_bytes);
+      handles_.Expire();
       wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
       if (stop.stop_requested() || std::chrono::steady_clock::now() < next_check) continue;
       next_check += std::chrono::seconds(config_.self_check_seconds);
       for (const auto& [name, model] : models_) {
         // A check that cannot run now (full queue, draining) runs next time; the gauges keep their last values.
-        (void)SubmitCheck(model, [](absl::Status) {});
+        (void)SubmitCheck(model, executor_, metrics_, [](absl::Status) {});
       }
     }
   }
@@ -369,6 +360,7 @@ class EngineImpl final : public Engine {
   const config::ServerConfig config_;
   obs::Metrics& metrics_;
   std::map<std::string, std::shared_ptr<LoadedModel>> models_;
+  HandleService handles_;             // before the executor: works that it lets go keep handles
   JobWork runner_;                    // uses what is below only while jobs_ starts jobs
   std::unique_ptr<jobs::Jobs> jobs_;  // outlives what still ends jobs: the executor and the prepare thread
   sched::Executor executor_;

@@ -217,11 +217,11 @@ absl::Status CheckSizes(const LoadedModel& model, const api::GenerateRequest& re
 }  // namespace
 
 absl::StatusOr<BuiltGeneration> BuildGeneration(const std::shared_ptr<const LoadedModel>& model, const api::GenerateRequest& request,
-                                                const config::Limits& limits) {
+                                                const config::Limits& limits, RequestHandles handles) {
   FS_RETURN_IF_ERROR(CheckSizes(*model, request, limits));
   BuiltGeneration built;
   generate::GeneratePlan& plan = built.plan;
-  PlanDraft draft(*model);
+  PlanDraft draft(*model, std::move(handles));
   FS_RETURN_IF_ERROR(AddPrompts(request.prompts, limits.max_tokens, draft, built.header.rows));
   Builder builder(request, draft, plan);
   FS_RETURN_IF_ERROR(builder.AddContinuations());

@@ -8,6 +8,7 @@
 #include "api/generate.h"
 #include "api/results.h"
 #include "config/config.h"
+#include "engine/handle_values.h"
 #include "engine/loaded_model.h"
 #include "generate/plan.h"
 #include "run/cost.h"
@@ -25,6 +26,6 @@ struct BuiltGeneration {
 // Resolves everything a request names. Runs nothing, allocates no tensors but given ones. Any thread. The plan shares the model's
 // tokenizer.
 absl::StatusOr<BuiltGeneration> BuildGeneration(const std::shared_ptr<const LoadedModel>& model, const api::GenerateRequest& request,
-                                                const config::Limits& limits);
+                                                const config::Limits& limits, RequestHandles handles = {});
 
 }  // namespace fluoroscope::engine

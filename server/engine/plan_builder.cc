@@ -9,9 +9,10 @@
 
 namespace fluoroscope::engine {
 
-absl::StatusOr<BuiltPlan> BuildPlan(const LoadedModel& model, const api::ForwardRequest& request, const config::Limits& limits) {
+absl::StatusOr<BuiltPlan> BuildPlan(const LoadedModel& model, const api::ForwardRequest& request, const config::Limits& limits,
+                                    RequestHandles handles) {
   BuiltPlan built;
-  PlanDraft draft(model);
+  PlanDraft draft(model, std::move(handles));
   FS_RETURN_IF_ERROR(AddPrompts(request.prompts, limits.max_tokens, draft, built.rows));
   for (size_t i = 0; i < request.interventions.size(); ++i)
     FS_RETURN_IF_ERROR(ResolveIntervention(request.interventions[i], draft, Item("interventions", i)));

@@ -7,6 +7,7 @@
 #include "api/plan.h"
 #include "api/results.h"
 #include "config/config.h"
+#include "engine/handle_values.h"
 #include "engine/loaded_model.h"
 #include "run/cost.h"
 #include "run/plan.h"
@@ -22,7 +23,9 @@ struct BuiltPlan {
 };
 
 // Resolves everything a request names. Pure: runs nothing, allocates no tensors but given directions. Any thread.
-absl::StatusOr<BuiltPlan> BuildPlan(const LoadedModel& model, const api::ForwardRequest& request, const config::Limits& limits);
+// `handles`: those that its interventions may read.
+absl::StatusOr<BuiltPlan> BuildPlan(const LoadedModel& model, const api::ForwardRequest& request, const config::Limits& limits,
+                                    RequestHandles handles = {});
 
 // The ids one prompt runs as, with labels. INVALID_ARGUMENT for an empty prompt, an id outside the vocabulary or a prompt over the context.
 absl::StatusOr<api::RowInfo> ResolvePrompt(const LoadedModel& model, const api::Prompt& prompt, const std::string& field);

@@ -100,6 +100,26 @@ absl::StatusOr<size_t> PlanDraft::Keep(uint32_t source, const run::Place& place,
   return plan_.kept_values++;
 }
 
+absl::StatusOr<size_t> PlanDraft::KeepHandle(const StoredHandle& handle, HandlePart part, const std::string& field) {
+  const auto [it, is_new] = handle_parts_.try_emplace(
+      std::make_tuple(handle->info().id, part.place.positions, part.place.heads, part.place.units), plan_.kept_values);
+  if (!is_new) return it->second;
+  FS_RETURN_IF_ERROR(CountPositions(part.place.positions.size(), field));
+  run::GivenPlan given{ViewOf(handle), std::move(part.place), plan_.kept_values, 0, handle->content().sha256};
+  const bool on_device = !model_.model->device.is_cpu();
+  if (!part.whole || on_device) {
+    const auto share = [](const std::vector<int64_t>& chosen, int64_t size) {
+      return chosen.empty() ? 1.0 : static_cast<double>(chosen.size()) / static_cast<double>(size);
+    };
+    const model::SiteSpec& spec = model::SpecOf(given.part.site);
+    double bytes = static_cast<double>(handle->info().byte_size) * share(given.part.positions, given.value.size(model::PositionAxis(spec)));
+    if (!given.part.heads.empty()) bytes *= share(given.part.heads, given.value.size(model::HeadAxis(spec)));
+    given.bytes = static_cast<uint64_t>(bytes * share(given.part.units, given.value.size(-1)));
+  }
+  plan_.given.push_back(std::move(given));
+  return plan_.kept_values++;
+}
+
 absl::StatusOr<size_t> PlanDraft::KeepLogits(uint32_t source, const std::vector<int64_t>& positions, bool log_probabilities,
                                              const std::string& field) {
   const auto [it, is_new] = logits_.try_emplace(std::make_tuple(source, log_probabilities, positions), plan_.kept_values);

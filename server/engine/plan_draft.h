@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "api/plan.h"
+#include "engine/handle_values.h"
 #include "engine/loaded_model.h"
 #include "engine/resolve.h"
 #include "run/plan.h"
@@ -20,7 +21,9 @@ namespace fluoroscope::engine {
 // Belongs to one BuildPlan. The rows are there from the start; the parts add to them.
 class PlanDraft {
  public:
-  explicit PlanDraft(const LoadedModel& model) : model_(model) { plan_.model = model.model; }
+  explicit PlanDraft(const LoadedModel& model, RequestHandles handles = {}) : model_(model), handles_(std::move(handles)) {
+    plan_.model = model.model;
+  }
 
   void AddRow(std::vector<int64_t> ids, std::optional<run::StartPlan> start = std::nullopt);
 
@@ -48,6 +51,12 @@ class PlanDraft {
 
   // The key of a row's value at a place; the same value is kept once however many edits use it.
   absl::StatusOr<size_t> Keep(uint32_t row, const run::Place& place, const std::string& field);
+  // The key of a part of a handle, which is read like a kept value.
+  absl::StatusOr<size_t> KeepHandle(const StoredHandle& handle, HandlePart part, const std::string& field);
+  RequestHandles& handles() { return handles_; }
+  // Bytes of tensors that edits hold beyond the request's own.
+  void AddGivenBytes(uint64_t bytes) { plan_.given_bytes += bytes; }
+
   // The key of a row's logits, or log-probabilities.
   absl::StatusOr<size_t> KeepLogits(uint32_t row, const std::vector<int64_t>& positions, bool log_probabilities, const std::string& field);
   // `reader` uses what `source` keeps, and so runs later.
@@ -64,10 +73,12 @@ class PlanDraft {
 
  private:
   const LoadedModel& model_;
+  RequestHandles handles_;
   run::RunPlan plan_;
   std::vector<std::set<uint32_t>> sources_;  // by row: the rows it reads from
   std::map<std::tuple<uint32_t, model::Site, int64_t, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>>, size_t> places_;
   std::map<std::tuple<uint32_t, bool, std::vector<int64_t>>, size_t> logits_;
+  std::map<std::tuple<std::string, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>>, size_t> handle_parts_;
   size_t edits_ = 0, positions_ = 0;
 };
 

@@ -182,6 +182,12 @@ std::string HashOf(const run::RunPlan& plan) {
   out.Number(plan.isolated);
   out.Number(static_cast<int64_t>(plan.rows.size()));
   for (const run::RowPlan& row : plan.rows) Write(row, out);
+  // A handle by what it holds: the same values under another handle make the same run.
+  for (const run::GivenPlan& given : plan.given) {
+    out.Text(given.content);
+    out.Place(given.part);
+    out.Number(static_cast<int64_t>(given.key));
+  }
   return out.Digest();
 }
 

@@ -91,6 +91,7 @@ absl::Status AddCapture(const api::Capture& capture, uint32_t index, PlanDraft& 
       FS_ASSIGN_OR_RETURN(plan.place, draft.PlaceOf(part, row, positions, select));
       FS_RETURN_IF_ERROR(draft.CountPositions(positions.size(), select));
       plan.index = index;
+      plan.keep_seconds = capture.keep_seconds;
       FS_RETURN_IF_ERROR(Reduce(capture.reduction, directions, row, draft, plan, field + ".reduction"));
       draft.row(row).captures.push_back(std::move(plan));
     }

@@ -126,6 +126,14 @@ absl::StatusOr<std::vector<HookPoint>> ResolveSites(const LoadedModel& model, co
   return hooks;
 }
 
+absl::StatusOr<HookPoint> ExactSite(const LoadedModel& model, const std::string& name, const std::string& field) {
+  if (IsGlob(name)) return absl::InvalidArgumentError(field + " is " + Quote(name) + "; it must be the name of one hook point");
+  api::Selection select;
+  select.sites = {name};
+  FS_ASSIGN_OR_RETURN(const std::vector<HookPoint> hooks, ResolveSites(model, select, /*for_edit=*/false, field));
+  return hooks.front();
+}
+
 absl::StatusOr<int64_t> ResolveToken(const LoadedModel& model, const api::TokenRef& token, const std::string& field) {
   const int64_t vocabulary = model.model->arch.vocabulary;
   if (const int64_t* id = std::get_if<int64_t>(&token)) {

@@ -26,6 +26,9 @@ bool GlobMatches(const std::string& pattern, const std::string& text);
 absl::StatusOr<std::vector<HookPoint>> ResolveSites(const LoadedModel& model, const api::Selection& select, bool for_edit,
                                                     const std::string& field);
 
+// The one hook point of this name, which must be exact. Errors as ResolveSites'.
+absl::StatusOr<HookPoint> ExactSite(const LoadedModel& model, const std::string& name, const std::string& field);
+
 // One token's id. INVALID_ARGUMENT when a string encodes to more or fewer than one token (with its pieces), or the id does not exist.
 absl::StatusOr<int64_t> ResolveToken(const LoadedModel& model, const api::TokenRef& token, const std::string& field);
 absl::StatusOr<std::vector<int64_t>> ResolveTokens(const LoadedModel& model, const std::vector<api::TokenRef>& tokens,

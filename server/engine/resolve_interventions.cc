@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "engine/given_tensor.h"
+#include "engine/handle_values.h"
 #include "intervention/noise.h"
 
 namespace fluoroscope::engine {
@@ -14,11 +15,14 @@ using Kind = decltype(api::Intervention::kind);
 
 // The rows a kind reads from.
 std::vector<uint32_t> SourcesOf(const Kind& kind) {
-  if (const auto* copy = std::get_if<api::CopyFromRow>(&kind)) return {copy->row};
+  const auto of = [](const api::CopyFromRow& source) {
+    return source.handle.empty() ? std::vector<uint32_t>{source.row} : std::vector<uint32_t>{};
+  };
+  if (const auto* copy = std::get_if<api::CopyFromRow>(&kind)) return of(*copy);
   if (const auto* mean = std::get_if<api::MeanOfRows>(&kind)) return mean->rows;
-  if (const auto* interpolate = std::get_if<api::Interpolate>(&kind)) return {interpolate->source.row};
+  if (const auto* interpolate = std::get_if<api::Interpolate>(&kind)) return of(interpolate->source);
   if (const auto* resample = std::get_if<api::Resample>(&kind)) return resample->rows;
-  if (const auto* swap = std::get_if<api::SwapSubspace>(&kind)) return {swap->source.row};
+  if (const auto* swap = std::get_if<api::SwapSubspace>(&kind)) return of(swap->source);
   return {};
 }
 
@@ -39,8 +43,14 @@ class Edits {
       : select_(intervention.select), kind_(intervention.kind), draft_(draft), field_(field) {}
 
   absl::Status Prepare() {
-    if (const auto* set = std::get_if<api::Set>(&kind_)) return Take(GivenTensor(set->value, 1, draft_.model()));
-    if (const auto* add = std::get_if<api::Add>(&kind_)) return Take(GivenTensor(add->value, add->scale, draft_.model()));
+    if (const auto* set = std::get_if<api::Set>(&kind_))
+      return set->handle.id.empty() ? Take(GivenTensor(set->value, 1, draft_.model()))
+                                    : Find(set->handle.id, field_ + ".set.from_handle.handle");
+    if (const auto* add = std::get_if<api::Add>(&kind_))
+      return add->handle.id.empty() ? Take(GivenTensor(add->value, add->scale, draft_.model()))
+                                    : Find(add->handle.id, field_ + ".add.from_handle.handle");
+    if (const auto* mean = std::get_if<api::MeanOfRows>(&kind_); mean != nullptr && !mean->handle.empty())
+      return Find(mean->handle, field_ + ".mean.of_handle.handle");
     if (const auto* project = std::get_if<api::ProjectOut>(&kind_))
       return Take(GivenSubspace(project->directions, draft_.model(), field_ + ".project_out.directions"));
     if (const auto* swap = std::get_if<api::SwapSubspace>(&kind_))
@@ -74,8 +84,28 @@ class Edits {
     return absl::OkStatus();
   }
 
+  absl::Status Find(const std::string& id, const std::string& path) {
+    FS_ASSIGN_OR_RETURN(handle_, draft_.handles().Find(id, path));
+    return absl::OkStatus();
+  }
+
+  // As BeginSource, for values of a handle.
+  absl::Status BeginHandle(const api::CopyFromRow& copy, const std::vector<int64_t>& target, const std::string& path) {
+    if (handle_ == nullptr) FS_RETURN_IF_ERROR(Find(copy.handle, path + ".handle"));
+    source_positions_ = target;
+    if (!copy.positions) return absl::OkStatus();
+    FS_RETURN_IF_ERROR(ascending_);
+    FS_RETURN_IF_ERROR(CheckAscendingIn(*handle_, draft_.model(), *copy.positions, path + ".positions"));
+    FS_ASSIGN_OR_RETURN(source_positions_, HandlePositions(*handle_, draft_.model(), copy.positions, path + ".positions"));
+    if (source_positions_.size() == target.size()) return absl::OkStatus();
+    return absl::InvalidArgumentError(field_ + " copies from handle " + copy.handle + " to row " + std::to_string(row_) + ": " +
+                                      std::to_string(source_positions_.size()) + " source positions for " + std::to_string(target.size()) +
+                                      " target positions; the counts must agree");
+  }
+
   // Which row and positions the edits of this row read. `path` is the source's field.
   absl::Status BeginSource(const api::CopyFromRow& copy, const std::vector<int64_t>& target, const std::string& path) {
+    if (!copy.handle.empty()) return BeginHandle(copy, target, path);
     const std::string rows = "row " + std::to_string(copy.row) + " to row " + std::to_string(row_);
     if (row_ == copy.row) return absl::InvalidArgumentError(field_ + " copies " + rows + "; a row cannot be its own source");
     const int64_t length = draft_.row(copy.row).length();
@@ -129,7 +159,43 @@ class Edits {
                                       std::to_string(own) + " tokens");
   }
 
+  absl::Status CheckHandleKeys(const run::Place& place) {
+    if (handle_ == nullptr || model::SpecOf(place.site).axes.back() != model::Axis::kKey) return absl::OkStatus();
+    const int64_t own = draft_.row(row_).length(), length = handle_->info().row_length;
+    if (own == length) return absl::OkStatus();
+    return absl::InvalidArgumentError(field_ + ": " + NameOf(place) + " has one entry per key token, but handle " + handle_->info().id +
+                                      " to row " + std::to_string(row_) + " have " + std::to_string(length) + " and " +
+                                      std::to_string(own) + " tokens");
+  }
+
+  // The handle's values of the place, at these positions of its own.
+  absl::StatusOr<intervention::Kept> FromHandle(const run::Place& place, const std::vector<int64_t>& positions) {
+    FS_RETURN_IF_ERROR(
+        CheckHandle(*handle_, draft_.model(), place.site, place.layer, /*minus_infinity=*/place.site == model::Site::kAttnScores, field_));
+    FS_RETURN_IF_ERROR(CheckHandleKeys(place));
+    FS_ASSIGN_OR_RETURN(HandlePart part,
+                        PartOf(*handle_, draft_.model(), place.site, place.layer, positions, place.heads, place.units, field_));
+    return draft_.KeepHandle(handle_, std::move(part), field_);
+  }
+
+  // A tensor for Set and Add. The edits of all rows at a place share it.
+  absl::StatusOr<at::Tensor> GivenBy(const api::HandleValues& from, double scale, const run::Place& place, const std::string& path) {
+    if (from.id.empty()) return tensor_;
+    at::Tensor& shared = given_[{place.site, place.layer}];
+    if (shared.defined()) return shared;
+    FS_RETURN_IF_ERROR(CheckHandle(*handle_, draft_.model(), place.site, place.layer, /*minus_infinity=*/false, field_));
+    FS_ASSIGN_OR_RETURN(const std::vector<int64_t> positions,
+                        HandlePositions(*handle_, draft_.model(), from.positions, path + ".positions"));
+    FS_ASSIGN_OR_RETURN(const HandlePart part,
+                        PartOf(*handle_, draft_.model(), place.site, place.layer, positions, place.heads, place.units, field_));
+    uint64_t copied = 0;
+    shared = FloatsOf(handle_, part, scale, copied).to(draft_.model().model->device);
+    draft_.AddGivenBytes(copied);
+    return shared;
+  }
+
   absl::StatusOr<intervention::Kept> Source(const run::Place& place) {
+    if (handle_ != nullptr) return FromHandle(place, source_positions_);
     FS_RETURN_IF_ERROR(CheckKeys(source_row_, place));
     run::Place there = place;
     there.positions = source_positions_;
@@ -159,10 +225,17 @@ class Edits {
   Made MakeKind(const api::Zero&, const run::Place&) { return intervention::Zero{}; }
   Made MakeKind(const api::MeanOfRows& mean, const run::Place& place) {
     for (const uint32_t source : mean.rows) FS_RETURN_IF_ERROR(CheckKeys(source, place));
+    FS_RETURN_IF_ERROR(CheckHandleKeys(place));
     // The mean at a hook is the same whichever row it is for.
     auto& shared = means_[{place.site, place.layer}];
     if (shared != nullptr) return intervention::Mean{shared};
     auto reference = std::make_shared<intervention::Mean::Reference>();
+    if (handle_ != nullptr) {
+      FS_ASSIGN_OR_RETURN(const std::vector<int64_t> positions,
+                          HandlePositions(*handle_, draft_.model(), mean.positions, field_ + ".mean.of_handle.positions"));
+      FS_ASSIGN_OR_RETURN(const intervention::Kept key, FromHandle(place, positions));
+      reference->sources.push_back(key);
+    }
     for (const uint32_t source : mean.rows) {
       run::Place there = place;
       FS_ASSIGN_OR_RETURN(there.positions, draft_.PositionsOf(mean.positions, source, field_ + ".mean.of_rows.positions"));
@@ -172,13 +245,15 @@ class Edits {
     shared = std::move(reference);
     return intervention::Mean{shared};
   }
-  Made MakeKind(const api::Set&, const run::Place& place) {
-    FS_RETURN_IF_ERROR(CheckFits(tensor_, draft_.ShapeOf(place, row_), place, select_, ascending_, field_));
-    return intervention::Set{tensor_};
+  Made MakeKind(const api::Set& set, const run::Place& place) {
+    FS_ASSIGN_OR_RETURN(const at::Tensor tensor, GivenBy(set.handle, 1, place, field_ + ".set.from_handle"));
+    FS_RETURN_IF_ERROR(CheckFits(tensor, draft_.ShapeOf(place, row_), place, select_, ascending_, field_));
+    return intervention::Set{tensor};
   }
-  Made MakeKind(const api::Add&, const run::Place& place) {
-    FS_RETURN_IF_ERROR(CheckFits(tensor_, draft_.ShapeOf(place, row_), place, select_, ascending_, field_));
-    return intervention::Add{tensor_};
+  Made MakeKind(const api::Add& add, const run::Place& place) {
+    FS_ASSIGN_OR_RETURN(const at::Tensor tensor, GivenBy(add.handle, add.scale, place, field_ + ".add.from_handle"));
+    FS_RETURN_IF_ERROR(CheckFits(tensor, draft_.ShapeOf(place, row_), place, select_, ascending_, field_));
+    return intervention::Add{tensor};
   }
   Made MakeKind(const api::Scale& scale, const run::Place&) { return intervention::Scale{scale.factor}; }
   Made MakeKind(const api::Interpolate& interpolate, const run::Place& place) {
@@ -211,10 +286,12 @@ class Edits {
   const Kind& kind_;
   PlanDraft& draft_;
   const std::string& field_;
-  at::Tensor tensor_;  // given with the intervention, on the model's device
+  at::Tensor tensor_;    // given with the intervention, on the model's device
+  StoredHandle handle_;  // the source, when it is one
   // What the edits of all rows at a place (site and layer) share.
   std::map<std::pair<model::Site, int64_t>, std::shared_ptr<const intervention::Mean::Reference>> means_;
   std::map<std::pair<model::Site, int64_t>, std::shared_ptr<const intervention::ReadPart>> parts_;
+  std::map<std::pair<model::Site, int64_t>, at::Tensor> given_;
   // Of the row that is edited.
   uint32_t row_ = 0, source_row_ = 0;
   std::vector<int64_t> source_positions_;
@@ -225,7 +302,7 @@ class Edits {
 void WarnOfSameTokens(const api::Intervention& intervention, const std::vector<uint32_t>& rows, PlanDraft& draft,
                       const std::string& field) {
   const auto* copy = std::get_if<api::CopyFromRow>(&intervention.kind);
-  if (copy == nullptr) return;
+  if (copy == nullptr || !copy->handle.empty()) return;
   for (const uint32_t row : rows)
     if (!draft.row(row).start && draft.row(row).ids == draft.row(copy->row).ids)
       draft.Warn(field + " copies row " + std::to_string(copy->row) + " to row " + std::to_string(row) + ", but both have the same tokens");

@@ -56,34 +56,6 @@ absl::Status Take(const api::AxisSlice& slice, int64_t axis, const std::string& 
   return absl::OkStatus();
 }
 
-// Sizes of the result and of what is copied at a time. RESOURCE_EXHAUSTED when repeated indices make a number that is none.
-absl::Status Count(WeightSlice& slice) {
-  // The lines of the result are its outermost axis. One is gathered axis by axis; the largest it is on the way counts.
-  slice.lines = slice.view.size(0);
-  double line = static_cast<double>(slice.view.nbytes()) / static_cast<double>(slice.view.size(0)), widest = line;
-  for (const auto& [axis, indices] : slice.gather) {
-    if (axis == 0) {
-      slice.lines = static_cast<int64_t>(indices.size());
-      continue;
-    }
-    line *= static_cast<double>(indices.size()) / static_cast<double>(slice.view.size(axis));
-    widest = std::max(widest, line);
-  }
-  const double bytes = line * static_cast<double>(slice.lines);
-  // No index list is longer than codecs let through and no weight larger than memory, so three axes stay far below 2^63; doubles say it
-  // without a proof.
-  constexpr double kMost = 1e15;
-  if (std::max(bytes, widest) > kMost)
-    return absl::ResourceExhaustedError("the slice of " + slice.name + " would have more than 10^15 bytes");
-  if (slice.gather.empty() && slice.view.is_contiguous() && slice.view.device().is_cpu()) return absl::OkStatus();  // sent as it lies
-  // A few megabytes are copied in some milliseconds; whole cache lines of a transposed matrix need some lines at a time.
-  constexpr double kPiece = 4 << 20;
-  slice.lines_at_a_time = std::clamp(static_cast<int64_t>(kPiece / widest), int64_t{1}, slice.lines);
-  const double temporary = slice.gather.empty() ? 0 : 2 * widest * static_cast<double>(slice.lines_at_a_time);
-  slice.peak_bytes = static_cast<uint64_t>(bytes + temporary);
-  return absl::OkStatus();
-}
-
 std::string HashOf(const api::ReadWeightsRequest& request) {
   std::string text = request.name;
   for (const api::AxisSlice& slice : request.slices) {
@@ -99,9 +71,9 @@ std::string HashOf(const api::ReadWeightsRequest& request) {
 
 class SliceReader final : public sched::Work {
  public:
-  SliceReader(WeightSlice slice, std::shared_ptr<const model::Model> model, api::ForwardHeader header,
-              std::shared_ptr<api::ForwardSink> sink)
-      : slice_(std::move(slice)), model_(std::move(model)), header_(std::move(header)), sink_(std::move(sink)) {}
+  SliceReader(WeightSlice slice, std::shared_ptr<const void> owner, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink,
+              api::NamedTensor named)
+      : slice_(std::move(slice)), owner_(std::move(owner)), header_(std::move(header)), sink_(std::move(sink)), named_(std::move(named)) {}
 
   Progress Step() override {
     if (done_) return Progress::kDone;  // resumed because everything has been sent
@@ -162,18 +134,18 @@ class SliceReader final : public sched::Work {
   }
 
   absl::Status Send() {
-    api::NamedTensor tensor;
-    tensor.name = slice_.name;
-    FS_ASSIGN_OR_RETURN(tensor.data, tensor::ToChunk(std::exchange(value_, {})));
+    named_.name = slice_.name;
+    FS_ASSIGN_OR_RETURN(named_.data, tensor::ToChunk(std::exchange(value_, {})));
     sink_->Push(std::move(header_));
-    sink_->Push(std::move(tensor));
+    sink_->Push(std::move(named_));
     return absl::OkStatus();
   }
 
   WeightSlice slice_;
-  const std::shared_ptr<const model::Model> model_;  // its memory is what the slice views
+  const std::shared_ptr<const void> owner_;  // of the memory that the slice views
   api::ForwardHeader header_;
   const std::shared_ptr<api::ForwardSink> sink_;
+  api::NamedTensor named_;
   run::StepMeter meter_;
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   at::Tensor value_;  // the result, as far as it is copied
@@ -183,6 +155,33 @@ class SliceReader final : public sched::Work {
 };
 
 }  // namespace
+
+absl::Status CountSlice(WeightSlice& slice) {
+  // The lines of the result are its outermost axis. One is gathered axis by axis; the largest it is on the way counts.
+  slice.lines = slice.view.size(0);
+  double line = static_cast<double>(slice.view.nbytes()) / static_cast<double>(slice.view.size(0)), widest = line;
+  for (const auto& [axis, indices] : slice.gather) {
+    if (axis == 0) {
+      slice.lines = static_cast<int64_t>(indices.size());
+      continue;
+    }
+    line *= static_cast<double>(indices.size()) / static_cast<double>(slice.view.size(axis));
+    widest = std::max(widest, line);
+  }
+  const double bytes = line * static_cast<double>(slice.lines);
+  // No index list is longer than codecs let through and no weight larger than memory, so three axes stay far below 2^63; doubles say it
+  // without a proof.
+  constexpr double kMost = 1e15;
+  if (std::max(bytes, widest) > kMost)
+    return absl::ResourceExhaustedError("the slice of " + slice.name + " would have more than 10^15 bytes");
+  if (slice.gather.empty() && slice.view.is_contiguous() && slice.view.device().is_cpu()) return absl::OkStatus();  // sent as it lies
+  // A few megabytes are copied in some milliseconds; whole cache lines of a transposed matrix need some lines at a time.
+  constexpr double kPiece = 4 << 20;
+  slice.lines_at_a_time = std::clamp(static_cast<int64_t>(kPiece / widest), int64_t{1}, slice.lines);
+  const double temporary = slice.gather.empty() ? 0 : 2 * widest * static_cast<double>(slice.lines_at_a_time);
+  slice.peak_bytes = static_cast<uint64_t>(bytes + temporary);
+  return absl::OkStatus();
+}
 
 std::vector<api::WeightInfo> ListWeightsOf(const LoadedModel& model) {
   std::vector<api::WeightInfo> infos;
@@ -206,13 +205,13 @@ absl::StatusOr<WeightSlice> ResolveWeightSlice(const LoadedModel& model, const a
   slice.hash = HashOf(request);
   for (size_t axis = 0; axis < request.slices.size(); ++axis)
     FS_RETURN_IF_ERROR(Take(request.slices[axis], static_cast<int64_t>(axis), "slices[" + std::to_string(axis) + "]", slice));
-  FS_RETURN_IF_ERROR(Count(slice));
+  FS_RETURN_IF_ERROR(CountSlice(slice));
   return slice;
 }
 
-std::shared_ptr<sched::Work> ReadSlice(WeightSlice slice, std::shared_ptr<const model::Model> model, api::ForwardHeader header,
-                                       std::shared_ptr<api::ForwardSink> sink) {
-  return std::make_shared<SliceReader>(std::move(slice), std::move(model), std::move(header), std::move(sink));
+std::shared_ptr<sched::Work> ReadSlice(WeightSlice slice, std::shared_ptr<const void> owner, api::ForwardHeader header,
+                                       std::shared_ptr<api::ForwardSink> sink, api::NamedTensor named) {
+  return std::make_shared<SliceReader>(std::move(slice), std::move(owner), std::move(header), std::move(sink), std::move(named));
 }
 
 }  // namespace fluoroscope::engine

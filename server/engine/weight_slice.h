@@ -32,9 +32,13 @@ struct WeightSlice {
 // NOT_FOUND with the names that exist; INVALID_ARGUMENT for a slice outside its axis, or empty.
 absl::StatusOr<WeightSlice> ResolveWeightSlice(const LoadedModel& model, const api::ReadWeightsRequest& request);
 
-// Copies the slice piece by piece, between which others have their turn, and sends it: the header, one tensor, a summary. To be charged
-// with `slice.peak_bytes`.
-std::shared_ptr<sched::Work> ReadSlice(WeightSlice slice, std::shared_ptr<const model::Model> model, api::ForwardHeader header,
-                                       std::shared_ptr<api::ForwardSink> sink);
+// Counts what a slice's view and gathers make: its lines, how many are copied at a time, and its bytes. RESOURCE_EXHAUSTED when repeated
+// indices make a number that is none.
+absl::Status CountSlice(WeightSlice& slice);
+
+// Copies the slice piece by piece, between which others have their turn, and sends it: the header, one tensor (`named`, with the slice's
+// name and bytes filled in), a summary. To be charged with `slice.peak_bytes`. `owner` keeps alive what the slice views.
+std::shared_ptr<sched::Work> ReadSlice(WeightSlice slice, std::shared_ptr<const void> owner, api::ForwardHeader header,
+                                       std::shared_ptr<api::ForwardSink> sink, api::NamedTensor named = {});
 
 }  // namespace fluoroscope::engine

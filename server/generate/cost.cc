@@ -68,7 +68,7 @@ run::Cost CostOf(const GeneratePlan& plan) {
   // read); then they grow.
   const int64_t kept = static_cast<int64_t>(cost.kept_bytes), prompts_results = static_cast<int64_t>(cost.reply_bytes) - results;
   const int64_t begin = kept + prompts_results + first_caches + 4 * arch.vocabulary * 4;
-  const int64_t still_kept = reads_kept ? kept : 0;
+  const int64_t still_kept = reads_kept ? kept : static_cast<int64_t>(plan.prompts.given_bytes);  // given tensors stay with their edits
   const int64_t steps = still_kept + prompts_results + caches + growing + results + logits + layer + attention + edited;
   cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(std::max(begin, steps)) + run::kSlackBytes);
   cost.flops += flops;

@@ -88,6 +88,13 @@ struct Metrics::Families {
   Family<Gauge>& model_load_seconds = GaugeFamily(registry, "fluoroscope_model_load_seconds", "Time it took to load a model.");
   Family<Gauge>& identity_error = GaugeFamily(registry, "fluoroscope_identity_relative_error",
                                               "Largest relative error of an identity between hook points at its last check.");
+  Gauge& handles = GaugeFamily(registry, "fluoroscope_handles", "Activations that clients left on the server.").Add({});
+  Gauge& handle_bytes =
+      GaugeFamily(registry, "fluoroscope_handle_bytes", "Bytes that handles, uploads and kept captures under way hold of the budget.")
+          .Add({});
+  Counter& expired_handles =
+      CounterFamily(registry, "fluoroscope_handles_expired_total", "Handles that ended because their time to live had passed.").Add({});
+
   Family<Gauge>& jobs = GaugeFamily(registry, "fluoroscope_jobs", "Jobs that the server keeps, by state.");
   Family<Gauge>& device_bytes =
       GaugeFamily(registry, "fluoroscope_device_allocated_bytes", "Bytes of tensors that the counting allocator holds now.");
@@ -159,6 +166,13 @@ void Metrics::SetModelLoaded(const std::string& model, const std::string& weight
 void Metrics::SetIdentityError(const std::string& model, const std::string& identity, double relative_error) {
   families_->identity_error.Add({{"model", model}, {"identity", identity}}).Set(relative_error);
 }
+
+void Metrics::SetHandles(size_t count, uint64_t bytes) {
+  families_->handles.Set(static_cast<double>(count));
+  families_->handle_bytes.Set(static_cast<double>(bytes));
+}
+
+void Metrics::CountExpiredHandles(size_t count) { families_->expired_handles.Increment(static_cast<double>(count)); }
 
 void Metrics::SetDeviceMemory(const std::string& device, uint64_t allocated_bytes, uint64_t peak_bytes) {
   families_->device_bytes.Add({{"device", device}}).Set(static_cast<double>(allocated_bytes));

@@ -45,6 +45,9 @@ class Metrics {
   void AddCapturedBytes(uint64_t bytes);
   void SetModelLoaded(const std::string& model, const std::string& weights_sha256, uint64_t weight_bytes, double load_seconds);
   void SetIdentityError(const std::string& model, const std::string& identity, double relative_error);
+  // Of the leased handles: how many there are, what all of them and their uploads hold, and that some have outlived their time.
+  void SetHandles(size_t count, uint64_t bytes);
+  void CountExpiredHandles(size_t count);
   void SetDeviceMemory(const std::string& device, uint64_t allocated_bytes, uint64_t peak_bytes);
 
  private:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "rpc/codec_handles.h"
 #include "rpc/codec_plan.h"
 #include "rpc/codec_tensor.h"
 
@@ -39,8 +40,20 @@ using Kind = decltype(api::Intervention::kind);
 
 absl::StatusOr<api::CopyFromRow> DecodeCopy(const pb::CopyFromRow& copy, size_t prompts, const FieldPath& path) {
   api::CopyFromRow out;
-  FS_ASSIGN_OR_RETURN(out.row, DecodeRow(copy.row(), prompts, {&path, "row"}));
   FS_ASSIGN_OR_RETURN(out.positions, DecodeOptionalPositions(copy.has_positions(), copy.positions(), path));
+  if (!copy.handle().empty()) {
+    if (copy.row() != 0) return InvalidAt(path, "has row ", copy.row(), " and a handle; only one of them can be the source");
+    FS_ASSIGN_OR_RETURN(out.handle, DecodeHandleId(copy.handle(), {&path, "handle"}));
+    return out;
+  }
+  FS_ASSIGN_OR_RETURN(out.row, DecodeRow(copy.row(), prompts, {&path, "row"}));
+  return out;
+}
+
+absl::StatusOr<api::HandleValues> DecodeHandleValues(const pb::HandleValues& values, const FieldPath& path) {
+  api::HandleValues out;
+  FS_ASSIGN_OR_RETURN(out.id, DecodeHandleId(values.handle(), {&path, "handle"}));
+  FS_ASSIGN_OR_RETURN(out.positions, DecodeOptionalPositions(values.has_positions(), values.positions(), path));
   return out;
 }
 
@@ -49,21 +62,40 @@ absl::StatusOr<Kind> DecodeMean(const pb::Mean& mean, size_t prompts, const Fiel
     FS_ASSIGN_OR_RETURN(api::Chunk value, DecodeFloats(mean.value(), {&path, "value"}));
     return api::Set{std::move(value)};
   }
-  const FieldPath rows_path{&path, "of_rows"};
   api::MeanOfRows out;
+  if (mean.has_of_handle()) {
+    FS_ASSIGN_OR_RETURN(api::HandleValues values, DecodeHandleValues(mean.of_handle(), {&path, "of_handle"}));
+    out.handle = std::move(values.id);
+    out.positions = std::move(values.positions);
+    return out;
+  }
+  const FieldPath rows_path{&path, "of_rows"};
   FS_ASSIGN_OR_RETURN(out.rows, DecodeSources(mean.of_rows().rows(), prompts, rows_path));
   FS_ASSIGN_OR_RETURN(out.positions, DecodeOptionalPositions(mean.of_rows().has_positions(), mean.of_rows().positions(), rows_path));
   return out;
 }
 
+// Set and Add take a tensor or what a handle holds.
+template <typename Message, typename Kind>
+absl::Status DecodeGiven(const Message& from, Kind& to, const FieldPath& path) {
+  if (from.has_from_handle()) {
+    if (from.has_value()) return InvalidAt(path, "has value and from_handle; only one of them can be given");
+    FS_ASSIGN_OR_RETURN(to.handle, DecodeHandleValues(from.from_handle(), {&path, "from_handle"}));
+    return absl::OkStatus();
+  }
+  FS_ASSIGN_OR_RETURN(to.value, DecodeFloats(from.value(), {&path, "value"}));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Kind> DecodeSet(const pb::Set& set, const FieldPath& path) {
-  FS_ASSIGN_OR_RETURN(api::Chunk value, DecodeFloats(set.value(), {&path, "value"}));
-  return api::Set{std::move(value)};
+  api::Set out;
+  FS_RETURN_IF_ERROR(DecodeGiven(set, out, path));
+  return out;
 }
 
 absl::StatusOr<Kind> DecodeAdd(const pb::Add& add, const FieldPath& path) {
   api::Add out;
-  FS_ASSIGN_OR_RETURN(out.value, DecodeFloats(add.value(), {&path, "value"}));
+  FS_RETURN_IF_ERROR(DecodeGiven(add, out, path));
   if (add.has_scale()) {
     FS_ASSIGN_OR_RETURN(out.scale, Finite(add.scale(), {&path, "scale"}));
   }

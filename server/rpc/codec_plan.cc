@@ -217,6 +217,13 @@ absl::StatusOr<api::Capture> DecodeCapture(const pb::Capture& capture, size_t pr
       return InvalidAt({&path, "reduction"}, "and select.units are both given; they exclude each other: both are about the last axis");
     FS_ASSIGN_OR_RETURN(out.reduction, DecodeReduction(capture.reduction(), {&path, "reduction"}));
   }
+  if (capture.has_keep()) {
+    if (capture.has_reduction() && !capture.reduction().has_last())
+      return InvalidAt({&path, "keep"},
+                       "and this reduction exclude each other: values are kept as they are, at most of the last position only");
+    out.keep_seconds = capture.keep().ttl_seconds();
+    if (out.keep_seconds == 0) return InvalidAt({&path, "keep.ttl_seconds"}, "is 0; it must be at least 1");
+  }
   return out;
 }
 

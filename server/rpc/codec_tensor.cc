@@ -26,16 +26,6 @@ constexpr std::pair<api::DType, pb::DType> kDTypes[] = {
     {api::DType::kBool, pb::DTYPE_BOOL},
 };
 
-// Bytes that `shape` describes; nothing when an axis is negative or the product does not fit 64 bits.
-std::optional<uint64_t> ByteSize(const google::protobuf::RepeatedField<int64_t>& shape, size_t element) {
-  uint64_t size = element;
-  for (const int64_t axis : shape) {
-    if (axis < 0) return std::nullopt;
-    if (__builtin_mul_overflow(size, static_cast<uint64_t>(axis), &size)) return std::nullopt;
-  }
-  return size;
-}
-
 struct NotFinite {
   const char* what;
   int64_t element;
@@ -70,6 +60,22 @@ std::string WrapData(int outer_field, const std::string& inner, int data_field, 
 
 }  // namespace
 
+std::optional<api::DType> DecodeDType(pb::DType dtype) {
+  for (const auto& [to, from] : kDTypes) {
+    if (from == dtype) return to;
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> ByteSize(const google::protobuf::RepeatedField<int64_t>& shape, size_t element) {
+  uint64_t size = element;
+  for (const int64_t axis : shape) {
+    if (axis < 0) return std::nullopt;
+    if (__builtin_mul_overflow(size, static_cast<uint64_t>(axis), &size)) return std::nullopt;
+  }
+  return size;
+}
+
 pb::DType EncodeDType(api::DType dtype) {
   for (const auto& [from, to] : kDTypes) {
     if (from == dtype) return to;
@@ -78,15 +84,12 @@ pb::DType EncodeDType(api::DType dtype) {
 }
 
 absl::StatusOr<api::Chunk> DecodeTensor(const pb::Tensor& tensor, const FieldPath& path) {
-  const std::pair<api::DType, pb::DType>* known = nullptr;
-  for (const auto& entry : kDTypes) {
-    if (entry.second == tensor.dtype()) known = &entry;
-  }
-  if (known == nullptr) return InvalidAt({&path, "dtype"}, "is missing or unknown (", tensor.dtype(), ")");
+  const std::optional<api::DType> dtype = DecodeDType(tensor.dtype());
+  if (!dtype) return InvalidAt({&path, "dtype"}, "is missing or unknown (", tensor.dtype(), ")");
   constexpr int kMaxAxes = 16;
   if (tensor.shape_size() > kMaxAxes)
     return InvalidAt({&path, "shape"}, "has ", tensor.shape_size(), " axes; at most ", kMaxAxes, " are allowed");
-  const auto size = ByteSize(tensor.shape(), api::SizeOf(known->first));
+  const auto size = ByteSize(tensor.shape(), api::SizeOf(*dtype));
   const std::string shape = absl::StrCat("[", absl::StrJoin(tensor.shape(), ", "), "]");
   if (!size) return InvalidAt({&path, "shape"}, "is ", shape, "; its axes must not be negative and their product must fit 64 bits");
   if (*size != tensor.data().size()) {
@@ -94,7 +97,7 @@ absl::StatusOr<api::Chunk> DecodeTensor(const pb::Tensor& tensor, const FieldPat
   }
   auto owner = std::make_shared<const std::string>(tensor.data());
   api::Chunk chunk;
-  chunk.dtype = known->first;
+  chunk.dtype = *dtype;
   chunk.shape.assign(tensor.shape().begin(), tensor.shape().end());
   chunk.bytes = std::as_bytes(std::span(owner->data(), owner->size()));
   chunk.owner = std::move(owner);

@@ -1,6 +1,8 @@
 // Tensors of requests and replies.
 #pragma once
 
+#include <optional>
+
 #include "absl/status/statusor.h"
 #include "api/results.h"
 #include "api/tensor.h"
@@ -10,6 +12,12 @@
 namespace fluoroscope::rpc {
 
 fluoroscope::v1::DType EncodeDType(api::DType dtype);
+
+// Nothing for DTYPE_UNSPECIFIED and numbers without a name.
+std::optional<api::DType> DecodeDType(fluoroscope::v1::DType dtype);
+
+// Bytes that `shape` describes; nothing when an axis is negative or the product does not fit 64 bits.
+std::optional<uint64_t> ByteSize(const google::protobuf::RepeatedField<int64_t>& shape, size_t element);
 
 // Checks dtype, shape and length against each other before anything is copied. The Chunk owns a copy of the bytes.
 absl::StatusOr<api::Chunk> DecodeTensor(const fluoroscope::v1::Tensor& tensor, const FieldPath& path);

@@ -6,6 +6,7 @@
 #include "fluoroscope/v1/inference.pb.h"
 #include "rpc/codec_forward.h"
 #include "rpc/codec_generate.h"
+#include "rpc/codec_handles.h"
 #include "rpc/codec_tensor.h"
 
 namespace fluoroscope::rpc {
@@ -115,6 +116,7 @@ MessageSource::Next ForwardStream::Take(Call& call) {
   if (auto* header = std::get_if<api::ForwardHeader>(&part)) return {.message = Encode(*header), .end = {}};
   if (auto* tensor = std::get_if<api::NamedTensor>(&part)) return {.message = StartTensor(std::move(*tensor)), .end = {}};
   if (auto* token = std::get_if<api::GeneratedToken>(&part)) return {.message = Encode(*token), .end = {}};
+  if (auto* handle = std::get_if<api::Handle>(&part)) return {.message = Encode(*handle), .end = {}};
   return {.message = Encode(std::get<api::ForwardSummary>(part), call), .end = std::move(end)};
 }
 
@@ -181,6 +183,12 @@ grpc::ByteBuffer ForwardStream::Encode(const api::ForwardSummary& summary, Call&
 grpc::ByteBuffer ForwardStream::Encode(const api::GeneratedToken& token) const {
   pb::GenerateReply reply;
   EncodeToken(token, reply.mutable_token());
+  return ToByteBuffer(reply);
+}
+
+grpc::ByteBuffer ForwardStream::Encode(const api::Handle& handle) const {
+  pb::ForwardReply reply;
+  EncodeHandle(handle, reply.mutable_handle());
   return ToByteBuffer(reply);
 }
 

@@ -39,6 +39,7 @@ class ForwardStream final : public api::ForwardSink, public MessageSource {
   grpc::ByteBuffer Encode(const api::ForwardHeader& header) const;
   grpc::ByteBuffer Encode(const api::ForwardSummary& summary, Call& call) const;
   grpc::ByteBuffer Encode(const api::GeneratedToken& token) const;
+  grpc::ByteBuffer Encode(const api::Handle& handle) const;
   grpc::ByteBuffer StartTensor(api::NamedTensor tensor);
   grpc::ByteBuffer NextChunk();
   grpc::ByteBuffer Pack(const std::vector<api::NamedTensor>& tensors);

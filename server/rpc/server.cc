@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/handles_service.h"
 #include "rpc/health.h"
 #include "rpc/jobs_service.h"
 #include "rpc/services.h"
@@ -50,11 +51,13 @@ class Server::Impl {
         inference_(state_),
         patching_(state_),
         attribution_(state_),
+        handles_(state_),
         status_(state_),
         jobs_(state_),
         health_({fluoroscope::v1::Models::service_full_name(), fluoroscope::v1::Inference::service_full_name(),
                  fluoroscope::v1::Patching::service_full_name(), fluoroscope::v1::Attribution::service_full_name(),
-                 fluoroscope::v1::Server::service_full_name(), fluoroscope::v1::Jobs::service_full_name()}) {}
+                 fluoroscope::v1::Handles::service_full_name(), fluoroscope::v1::Server::service_full_name(),
+                 fluoroscope::v1::Jobs::service_full_name()}) {}
 
   ~Impl() { Shutdown(std::chrono::milliseconds(0)); }
 
@@ -73,6 +76,7 @@ class Server::Impl {
     builder.RegisterService(&inference_);
     builder.RegisterService(&patching_);
     builder.RegisterService(&attribution_);
+    builder.RegisterService(&handles_);
     builder.RegisterService(&status_);
     builder.RegisterService(&jobs_);
     builder.RegisterService(&health_);
@@ -108,6 +112,7 @@ class Server::Impl {
   InferenceService inference_;
   PatchingService patching_;
   AttributionService attribution_;
+  HandlesService handles_;
   StatusService status_;
   JobsService jobs_;
   HealthService health_;

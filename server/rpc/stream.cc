@@ -97,4 +97,10 @@ void StreamReactor::OnDone() {
   self_.reset();
 }
 
+std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor) {
+  return [&writer = state.writer, weak = std::weak_ptr(reactor)] {
+    if (auto reactor = weak.lock(); reactor != nullptr) writer.Post([reactor] { reactor->Pump(); });
+  };
+}
+
 }  // namespace fluoroscope::rpc

@@ -66,12 +66,8 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   std::optional<absl::Status> aborted_;
 };
 
-// Gets a stream going again. Weak: the reactor owns the stream. What is posted keeps the reactor alive for that moment.
-inline std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor) {
-  return [&writer = state.writer, weak = std::weak_ptr(reactor)] {
-    if (auto reactor = weak.lock(); reactor != nullptr) writer.Post([reactor] { reactor->Pump(); });
-  };
-}
+// Gets a stream going again, from any thread. Weak: the reactor owns the stream. What is posted keeps the reactor alive for that moment.
+std::function<void()> PumpOf(ServerState& state, const std::shared_ptr<StreamReactor>& reactor);
 
 // Serves one call: `start(request, engine, reactor)` decodes, sets the source and enqueues, or returns an error.
 template <typename Request, typename Start>

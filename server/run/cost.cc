@@ -50,7 +50,8 @@ Cost CostOf(const RunPlan& plan) {
   Cost cost;
   for (const RowPlan& row : plan.rows) {
     for (const CapturePlan& capture : row.captures)
-      cost.reply_bytes += static_cast<uint64_t>(CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size)));
+      if (capture.keep_seconds == 0)
+        cost.reply_bytes += static_cast<uint64_t>(CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size)));
     cost.reply_bytes += static_cast<uint64_t>(LogitsBytes(row, arch, element_size));
     cost.flops += Flops(row, arch);
     cost.tokens += static_cast<uint64_t>(row.lines());
@@ -58,6 +59,7 @@ Cost CostOf(const RunPlan& plan) {
   const Peak peak = PeakOf(plan);
   cost.peak_bytes = static_cast<uint64_t>(peak.most) + kSlackBytes;
   cost.kept_bytes = static_cast<uint64_t>(peak.kept);
+  cost.handle_bytes = static_cast<uint64_t>(peak.handles);
   return cost;
 }
 

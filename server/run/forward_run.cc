@@ -14,20 +14,30 @@ constexpr uint64_t kUnchargedBytes = 1 << 20;
 }  // namespace
 
 ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
-                       Clock::time_point arrived, std::shared_ptr<BatchPool> pool)
+                       Clock::time_point arrived, std::shared_ptr<BatchPool> pool, std::unique_ptr<CaptureKeeper> keeper)
     : plan_(std::move(plan)),
       header_(std::move(header)),
       sink_(std::move(sink)),
       metrics_(metrics),
       out_(sink_),
+      keeper_(std::move(keeper)),
       run_(std::make_unique<PlanRun>(plan_, header_.provenance.model, out_, metrics)),
       pool_(std::move(pool)),
       arrived_(arrived) {}
 
 bool ForwardRun::EnterPool() {
   if (pool_ == nullptr || plan_.isolated || apart_ || !run_->between() || !BatchPool::Takes(run_->next_lines())) return false;
+  std::vector<size_t> rows;
+  const absl::StatusOr<bool> taken = meter_.Step([&] {  // behind the exception border: the first batch takes the values of handles with it
+    rows = run_->TakeBatch();
+    return false;
+  });
+  if (!taken.ok()) {
+    Fail(taken.status());
+    return true;
+  }
   pooled_ = true;
-  pool_->Enter(run_->lane(), run_->TakeBatch(), *this, meter_);
+  pool_->Enter(run_->lane(), std::move(rows), *this, meter_);
   return true;
 }
 
@@ -47,7 +57,7 @@ sched::Work::Progress ForwardRun::Step() {
     if (pooled_) return Progress::kMore;
   }
   if (!ReaderWaits()) return Progress::kBlocked;
-  if (EnterPool()) return Progress::kMore;
+  if (EnterPool()) return ended_ ? Ended() : Progress::kMore;
   Start();
   // Up to the end of a batch, where the next one may be for the pool.
   const absl::StatusOr<bool> more = meter_.Step([this] { return run_->Step() && !run_->between(); });
@@ -96,6 +106,9 @@ void ForwardRun::Succeed() {
   api::ForwardSummary summary;
   summary.tokens = run_->tokens();
   run_.reset();
+  if (keeper_ != nullptr)
+    for (api::Handle& handle : keeper_->Keep(std::move(out_.kept_captures()))) out_.Push(std::move(handle));
+  keeper_.reset();
   metrics_.AddCapturedBytes(out_.captured_bytes());
   summary.metrics = std::move(out_.metrics());
   summary.queue_ms = queue_ms_;
@@ -111,14 +124,20 @@ void ForwardRun::Fail(absl::Status why) {
   if (absl::IsResourceExhausted(why)) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
   pooled_ = false;
   ended_ = failed_ = true;
-  run_.reset();
+  LetGo();
   sink_->Finish(std::move(why));
+}
+
+void ForwardRun::LetGo() {
+  run_.reset();
+  out_.kept_captures().clear();  // their memory first, then their charge
+  keeper_.reset();
 }
 
 void ForwardRun::Abort(absl::Status why) {
   if (pooled_) pool_->Leave(*this);  // else it has no rows there, and this may be another thread
   pooled_ = false;
-  run_.reset();
+  LetGo();
   sink_->Finish(std::move(why));
 }
 

@@ -25,9 +25,10 @@ namespace fluoroscope::run {
 class ForwardRun final : public sched::Work, private BatchClient {
  public:
   // The header is sent with the first step. The time since `arrived` is reported as time in the queue. `metrics` outlives the run. Without
-  // a pool it runs by itself.
+  // a pool it runs by itself. `keeper` is there when a capture is to be kept; its handles are sent before the summary.
   ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
-             std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now(), std::shared_ptr<BatchPool> pool = nullptr);
+             std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now(), std::shared_ptr<BatchPool> pool = nullptr,
+             std::unique_ptr<CaptureKeeper> keeper = nullptr);
 
   void Admitted() override { (void)EnterPool(); }
   Progress Step() override;
@@ -43,20 +44,22 @@ class ForwardRun final : public sched::Work, private BatchClient {
   void OnBatchFailed(absl::Status why) override { Fail(std::move(why)); }
   void OnApart(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun) override;
 
-  // Takes the next batch to the pool, if it is one for it.
+  // Takes the next batch to the pool, if it is one for it. True as well when that failed, which ends the run.
   bool EnterPool();
   bool ReaderWaits();
   Progress Ended();
   void Start();
   void Succeed();
   void Fail(absl::Status why);
+  void LetGo();  // of all that an unsuccessful run still holds
 
   const RunPlan plan_;
   api::ForwardHeader header_;
   std::shared_ptr<api::ForwardSink> sink_;
   obs::Metrics& metrics_;
   ResultWriter out_;
-  std::unique_ptr<PlanRun> run_;  // until the end
+  std::unique_ptr<CaptureKeeper> keeper_;  // until the end
+  std::unique_ptr<PlanRun> run_;           // until the end
   StepMeter meter_;
   const std::shared_ptr<BatchPool> pool_;
   bool pooled_ = false;  // the pool has rows of this run

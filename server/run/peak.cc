@@ -198,7 +198,8 @@ int64_t LayersBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64
     for (const CapturePlan& capture : row.captures) {
       if (IsRowsOwn(capture.place)) {
         // A value that is sent as it is counts as a result.
-        const bool sent = !edits && !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty();
+        const bool sent =
+            !edits && capture.keep_seconds == 0 && !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty();
         const int64_t own = OwnBytes(capture.place, row, arch, element_size);
         most = std::max(most, there(capture.place).second + own - (sent ? CaptureBytes(capture, row, arch, element_size) : 0));
       }
@@ -284,12 +285,19 @@ int64_t WholeLines(const RowPlan& row) {
 Peak PeakOf(const RunPlan& plan) {
   const Architecture& arch = plan.model->arch;
   const int64_t element_size = static_cast<int64_t>(c10::elementSize(plan.model->dtype));
-  int64_t largest_keep = 0, kept = 0, results = 0;
+  int64_t largest_keep = 0, kept = static_cast<int64_t>(plan.given_bytes), results = 0;
+  for (const GivenPlan& given : plan.given) {
+    const auto bytes = static_cast<int64_t>(given.bytes);
+    kept += bytes;
+    largest_keep = std::max(largest_keep, bytes / static_cast<int64_t>(given.value.element_size()));
+  }
+  Peak peak;
   for (const RowPlan& row : plan.rows) {
     for (const KeepPlan& keep : row.keeps) largest_keep = std::max(largest_keep, Elements(keep.place, row, arch));
     if (row.start) kept += static_cast<int64_t>(row.start->value.nbytes());
+    for (const CapturePlan& capture : row.captures)
+      if (capture.keep_seconds > 0) peak.handles += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
   }
-  Peak peak;
   for (const std::vector<size_t>& batch : plan.Batches()) {
     int64_t kept_logits = 0, logits = 0;
     for (const size_t index : batch) {
@@ -297,7 +305,8 @@ Peak PeakOf(const RunPlan& plan) {
       for (const KeepPlan& keep : row.keeps) kept += Elements(keep.place, row, arch) * ElementSize(keep.place, element_size);
       for (const KeepLogitsPlan& keep : row.keep_logits)
         kept_logits += static_cast<int64_t>(keep.positions.size()) * arch.vocabulary * static_cast<int64_t>(sizeof(float));
-      for (const CapturePlan& capture : row.captures) results += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
+      for (const CapturePlan& capture : row.captures)
+        if (capture.keep_seconds == 0) results += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
       logits += LogitsBytes(row, arch, element_size);
     }
     const int64_t layers = std::max(LayersBytes(plan, batch, element_size, largest_keep), LensBytes(plan, batch, element_size));
@@ -306,6 +315,7 @@ Peak PeakOf(const RunPlan& plan) {
     results += logits;
     peak.most = std::max(peak.most, kept + results + LogitsStepBytes(plan, batch, element_size));
   }
+  peak.most += peak.handles;
   peak.kept = kept;
   return peak;
 }

@@ -9,7 +9,10 @@ namespace fluoroscope::run {
 
 struct Peak {
   int64_t most = 0;  // bytes
-  int64_t kept = 0;  // of them, what rows keep for others: held to the end of the run
+  int64_t kept = 0;  // of them, what rows keep for others and what edits were given: held to the end of the run
+  // Of them, captures that stay behind as handles. They are charged by themselves before the run begins, so they count at every moment:
+  // `most - handles` is what the run needs beside them.
+  int64_t handles = 0;
 };
 
 // A run's moments one after the other: each batch's layers, with what its edits and explicit attention add there, its lenses, and its

@@ -54,6 +54,7 @@ struct CapturePlan {
   at::Tensor directions;  // f32 [n, last axis] when only the products with them are wanted, else undefined
   std::optional<LensPlan> lens;
   std::optional<WritesPlan> writes;
+  uint32_t keep_seconds = 0;  // > 0: goes to the run's keeper instead of the reply
 
   bool reduced() const { return top_k > 0 || directions.defined() || lens || writes; }
 };
@@ -62,6 +63,15 @@ struct CapturePlan {
 struct KeepPlan {
   Place place;
   size_t key = 0;  // index into the run's kept values
+};
+
+// A value that was there before the run, for edits to read as if a row had kept it. Nobody writes to it.
+struct GivenPlan {
+  at::Tensor value;     // on the CPU
+  Place part;           // what of it: its positions are indices along the position axis, heads and units along theirs; empty ones: all
+  size_t key = 0;       // index into the run's kept values
+  uint64_t bytes = 0;   // of the part
+  std::string content;  // SHA-256 of the whole value, for the plan's hash
 };
 
 struct EditPlan {
@@ -158,6 +168,8 @@ struct RunPlan {
   std::vector<TrunkPlan> trunks;
   // Rows (indices) by wave: a row that others copy from runs in an earlier wave than they do.
   std::vector<std::vector<size_t>> waves;
+  std::vector<GivenPlan> given;
+  uint64_t given_bytes = 0;  // of tensors that edits were given, beyond what requests hold themselves
   size_t kept_values = 0;
   bool isolated = false;
   std::vector<std::string> warnings;  // for the summary

@@ -1,5 +1,8 @@
 #include "run/plan_run.h"
 
+#include <utility>
+
+#include "intervention/region.h"
 #include "obs/metrics.h"
 
 namespace fluoroscope::run {
@@ -9,6 +12,19 @@ PlanRun::PlanRun(const RunPlan& plan, std::string model_name, ResultWriter& out,
   for (std::vector<size_t>& batch : plan_.Batches()) batches_.push_back(std::move(batch));
 }
 
+void PlanRun::TakeGiven() {
+  for (const GivenPlan& given : plan_.given) {
+    const model::SiteSpec& spec = model::SpecOf(given.part.site);
+    intervention::Region region;
+    region.position_axis = model::PositionAxis(spec);
+    region.lines = given.part.positions;
+    region.head_axis = model::HeadAxis(spec);
+    region.heads = given.part.heads;
+    region.units = given.part.units;
+    kept_[given.key] = intervention::Read(given.value, region).to(plan_.model->device);
+  }
+}
+
 int64_t PlanRun::next_lines() const {
   int64_t lines = 0;
   for (const size_t row : batches_.front()) lines += plan_.rows[row].lines();
@@ -16,6 +32,7 @@ int64_t PlanRun::next_lines() const {
 }
 
 std::vector<size_t> PlanRun::TakeBatch() {
+  if (!std::exchange(began_, true)) TakeGiven();
   tokens_ += static_cast<uint64_t>(next_lines());
   std::vector<size_t> rows = std::move(batches_.front());
   batches_.pop_front();

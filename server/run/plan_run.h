@@ -34,6 +34,7 @@ class PlanRun {
   int64_t next_lines() const;
 
   // The rows of the batch that is to begin. Somebody else runs them; or GiveBack.
+  // The first batch, however it is run, takes the plan's given values with it.
   std::vector<size_t> TakeBatch();
   // This run is to run the rows that were taken: from where `begun` is, which has no others, or from their start.
   void GiveBack(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun);
@@ -46,13 +47,16 @@ class PlanRun {
   std::vector<at::Tensor> TakeKept() { return std::move(kept_); }
 
  private:
+  void TakeGiven();
+
   const RunPlan& plan_;
   const std::string model_name_;
   obs::Metrics& metrics_;
   std::vector<at::Tensor> kept_;
   const Lane lane_;
   std::deque<std::vector<size_t>> batches_;  // still to run
-  std::unique_ptr<BatchRun> batch_;          // running
+  bool began_ = false;
+  std::unique_ptr<BatchRun> batch_;  // running
   uint64_t tokens_ = 0;
 };
 

@@ -17,7 +17,7 @@ at::Tensor WritesOf(const WritesPlan& writes, const Place& place) {
 
 }  // namespace
 
-void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
+void ResultWriter::Fill(const RowPlan& row, api::NamedTensor& tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
   tensor.row = row.index;
   tensor.sample = row.sample;
   tensor.positions.assign(positions.begin(), positions.end());
@@ -25,9 +25,12 @@ void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::
   absl::StatusOr<api::Chunk> chunk = tensor::ToChunk(value);
   if (absl::IsResourceExhausted(chunk.status())) throw std::bad_alloc();  // the run's guard makes the status of it again
   if (!chunk.ok()) throw std::runtime_error(std::string(chunk.status().message()));
-  captured_bytes_ += chunk->bytes.size();
   tensor.data = *std::move(chunk);
-  Push(std::move(tensor));
+}
+
+void ResultWriter::Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value) {
+  Fill(row, tensor, positions, value);
+  Pass(std::move(tensor));
 }
 
 void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, std::string part, const at::Tensor& value) {
@@ -38,6 +41,11 @@ void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, s
   tensor.units.assign(capture.place.units.begin(), capture.place.units.end());
   tensor.capture = capture.index;
   tensor.part = std::move(part);
+  if (capture.keep_seconds > 0) {
+    Fill(row, tensor, capture.place.positions, value);
+    kept_captures_.push_back({std::move(tensor), capture.keep_seconds});
+    return;
+  }
   Send(row, std::move(tensor), capture.place.positions, value);
 }
 
@@ -68,7 +76,7 @@ void ResultWriter::Push(api::ForwardPart part) {
   wants_more_ = sink_->Push(std::move(part)) && wants_more_;
 }
 
-void ResultWriter::Hold() { held_ = Held{{}, metrics_.size(), captured_bytes_}; }
+void ResultWriter::Hold() { held_ = Held{{}, metrics_.size(), captured_bytes_, kept_captures_.size()}; }
 
 void ResultWriter::Release() {
   if (!held_) return;
@@ -81,6 +89,7 @@ void ResultWriter::Forget() {
   if (!held_) return;
   metrics_.resize(held_->metrics_before);
   captured_bytes_ = held_->captured_bytes_before;
+  kept_captures_.resize(held_->kept_captures_before);
   held_.reset();
 }
 

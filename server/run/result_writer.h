@@ -16,6 +16,19 @@
 
 namespace fluoroscope::run {
 
+// A captured tensor that stays behind.
+struct KeptCapture {
+  api::NamedTensor tensor;
+  uint32_t ttl_seconds = 0;
+};
+
+// Makes handles of what a run leaves behind, all or none of it. Used once, on the executor's thread, when the run has succeeded.
+class CaptureKeeper {
+ public:
+  virtual ~CaptureKeeper() = default;
+  virtual std::vector<api::Handle> Keep(std::vector<KeptCapture> captures) = 0;
+};
+
 // Belongs to one run; used on the executor's thread. Throws nothing but what LibTorch throws.
 class ResultWriter {
  public:
@@ -48,6 +61,7 @@ class ResultWriter {
   bool TakeWantsMore() { return std::exchange(wants_more_, true); }
 
   std::vector<api::MetricValue>& metrics() { return metrics_; }
+  std::vector<KeptCapture>& kept_captures() { return kept_captures_; }
   uint64_t captured_bytes() const { return captured_bytes_; }
 
  private:
@@ -55,12 +69,16 @@ class ResultWriter {
     std::vector<api::ForwardPart> parts;
     size_t metrics_before;
     uint64_t captured_bytes_before;
+    size_t kept_captures_before;
   };
 
+  // Fills in the row's part and the bytes.
+  static void Fill(const RowPlan& row, api::NamedTensor& tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
   void Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
 
   std::shared_ptr<api::ForwardSink> sink_;
   std::vector<api::MetricValue> metrics_;
+  std::vector<KeptCapture> kept_captures_;
   uint64_t captured_bytes_ = 0;
   bool wants_more_ = true;
   std::optional<Held> held_;

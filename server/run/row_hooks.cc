@@ -27,8 +27,10 @@ Region Locate(const Place& place, const model::RowSpan& span, bool packed) {
   return region;
 }
 
-// Whether a capture sends lines of `value` as they are: neither reduced nor only some heads or units.
-bool SendsLines(const CapturePlan& capture) { return !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty(); }
+// Whether a capture sends lines of `value` as they are: neither reduced, nor only some heads or units, nor copied to be kept.
+bool SendsLines(const CapturePlan& capture) {
+  return capture.keep_seconds == 0 && !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty();
+}
 
 bool OneLane(const LaneRows& rows) {
   return std::all_of(rows.begin(), rows.end(), [&](const LaneRow& row) { return row.lane == rows.front().lane; });
@@ -118,7 +120,8 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
       lens_.Add(row, capture, entries.clone(at::MemoryFormat::Contiguous));
       continue;
     }
-    if (!share && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
+    // What is kept is charged for what it is: it must not hold a batch's memory.
+    if ((!share || capture.keep_seconds > 0) && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
     row.lane->out.Capture(*row.plan, capture, entries);
   }
   return value;

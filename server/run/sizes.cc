@@ -55,19 +55,21 @@ int64_t LogitsBytes(const RowPlan& row, const Architecture& arch, int64_t elemen
   return positions * columns * element_size;
 }
 
-int64_t ElementSize(const Place& place, int64_t models) {
-  switch (place.site) {
+bool InFloat32(model::Site site) {
+  switch (site) {
     case model::Site::kLn1Scale:
     case model::Site::kLn1Normalized:
     case model::Site::kLn2Scale:
     case model::Site::kLn2Normalized:
     case model::Site::kLnFinalScale:
     case model::Site::kLnFinalNormalized:
-      return 4;
+      return true;
     default:
-      return models;
+      return false;
   }
 }
+
+int64_t ElementSize(const Place& place, int64_t models) { return InFloat32(place.site) ? 4 : models; }
 
 int64_t ElementsPerToken(model::Site site, const RowPlan& row, const Architecture& arch) {
   int64_t elements = 1;

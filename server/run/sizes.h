@@ -14,7 +14,10 @@ int64_t Elements(const Place& place, const RowPlan& row, const model::Architectu
 // Elements of a site for one token of a row, all heads and units.
 int64_t ElementsPerToken(model::Site site, const RowPlan& row, const model::Architecture& arch);
 
-// Bytes of an element there. Norms are computed, and their sites sent, in float32 whatever the model's dtype, whose size is `models`.
+// Whether a site's values are float32 whatever the model's dtype: those of norms.
+bool InFloat32(model::Site site);
+
+// Bytes of an element there. `models`: the size of the model's dtype.
 int64_t ElementSize(const Place& place, int64_t models);
 
 // What is sent of a capture, and of a row's logits.

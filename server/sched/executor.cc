@@ -89,6 +89,21 @@ class Executor::Impl {
     Wake();
   }
 
+  absl::Status Reserve(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t taken = reserved_ + std::max(admitted_, waiting_.LargestBytes());
+    if (taken > options_.budget_bytes || bytes > options_.budget_bytes - taken)
+      return NoRoom(bytes, options_.budget_bytes - std::min(taken, options_.budget_bytes), options_.budget_bytes);
+    reserved_ += bytes;
+    return absl::OkStatus();
+  }
+
+  void Release(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    reserved_ -= bytes;
+    Wake();  // waiting work may fit now
+  }
+
   void Poke() {
     const std::lock_guard lock(mutex_);
     Wake();
@@ -155,6 +170,9 @@ class Executor::Impl {
     if (absl::Status wanted = StillWanted(info, now, "being submitted"); !wanted.ok()) return Refusal{ReasonOf(wanted), std::move(wanted)};
     if (info.peak_bytes > options_.budget_bytes) {
       return Refusal{obs::Rejection::kOverBudget, OverBudget(info.peak_bytes, options_.budget_bytes)};
+    }
+    if (info.peak_bytes > options_.budget_bytes - reserved_) {
+      return Refusal{obs::Rejection::kOverBudget, OverReserved(info.peak_bytes, options_.budget_bytes, reserved_)};
     }
     if (waiting_.size() >= options_.max_waiting) {
       return Refusal{obs::Rejection::kQueueFull, QueueFull(waiting_.size(), options_.max_waiting)};
@@ -225,6 +243,7 @@ class Executor::Impl {
     const std::lock_guard lock(mutex_);
     ledger_.Leave(work);
     roster_.Leave(was);
+    admitted_ -= charged_bytes;
     --held_;
     if (waiting_.size() + held_ == 0) idle_.notify_all();
   }
@@ -235,13 +254,15 @@ class Executor::Impl {
       std::optional<QueuedWork> next;
       {
         const std::lock_guard lock(mutex_);
-        next = waiting_.PopNext(options_.budget_bytes - charged, charged - running_.parked_bytes(),
-                                [this](const WorkInfo& info) { return ledger_.MayRun(info); });
+        const uint64_t taken = std::min(options_.budget_bytes, charged + reserved_);
+        next = waiting_.PopNext(options_.budget_bytes - taken, charged - running_.parked_bytes(),
+                                [this](const WorkInfo& info) { return ledger_.MayRun(info, reserved_); });
         if (!next) return;
         next->admitted = true;
         ledger_.Run(next->info);
         roster_.Run(next->work.get());
         ++held_;
+        admitted_ += next->info.peak_bytes;
         metrics_.SetQueueDepth(waiting_.size());
       }
       metrics_.ObserveQueueWait(Seconds(Clock::now() - next->arrived));
@@ -319,7 +340,9 @@ class Executor::Impl {
   bool draining_ = false;
   bool stopping_ = false;
   Clock::time_point abort_all_at_ = Clock::time_point::max();
-  size_t held_ = 0;  // works that the executor's thread has taken from waiting_ and not yet let go
+  uint64_t reserved_ = 0;  // by others than works
+  uint64_t admitted_ = 0;  // running_'s charge, for other threads
+  size_t held_ = 0;        // works that the executor's thread has taken from waiting_ and not yet let go
 
   RunningSet running_;  // the executor's thread's own, as long as it lives
   std::jthread thread_;
@@ -331,6 +354,8 @@ Executor::Executor(Options options, obs::Metrics& metrics) : impl_(std::make_uni
 Executor::~Executor() { impl_->Stop(); }
 
 void Executor::Submit(std::shared_ptr<Work> work, WorkInfo info) { impl_->Submit(std::move(work), std::move(info)); }
+absl::Status Executor::Reserve(uint64_t bytes) { return impl_->Reserve(bytes); }
+void Executor::Release(uint64_t bytes) { impl_->Release(bytes); }
 void Executor::Resume(const Work* work) { impl_->Resume(work); }
 void Executor::Poke() { impl_->Poke(); }
 void Executor::Drain(std::chrono::milliseconds grace) { impl_->Drain(grace); }

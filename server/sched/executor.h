@@ -43,6 +43,11 @@ class Executor {
   // Queues work. If it is refused (queue full, over budget, draining, already cancelled or late) its Abort is called before Submit returns.
   void Submit(std::shared_ptr<Work> work, WorkInfo info);
 
+  // Takes bytes of the budget for something that is not work (handles), so that work has that much less. RESOURCE_EXHAUSTED, with the
+  // numbers, when running work, other reservations or the largest waiting work leave no room for it. Release gives them back.
+  absl::Status Reserve(uint64_t bytes);
+  void Release(uint64_t bytes);
+
   // Makes a blocked work runnable again. Never lost, however close to the step that returns kBlocked. Harmless for any other work, for
   // one that has ended (its address is compared, never followed) and more than once.
   void Resume(const Work* work);

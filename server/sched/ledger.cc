@@ -1,5 +1,7 @@
 #include "sched/ledger.h"
 
+#include <algorithm>
+
 #include "sched/refusals.h"
 
 namespace fluoroscope::sched {
@@ -21,11 +23,11 @@ void Ledger::Enter(const WorkInfo& info) {
   if (!info.is_servers) ++accounts_[info.principal].in_flight;
 }
 
-bool Ledger::MayRun(const WorkInfo& info) const {
+bool Ledger::MayRun(const WorkInfo& info, uint64_t reserved_bytes) const {
   if (info.is_servers) return true;
-  if (info.priority == Priority::kBatch && batch_running_ > 0 &&
-      (Over(batch_running_, 1, limits_.batch_running) || Over(batch_bytes_, info.peak_bytes, limits_.batch_bytes))) {
-    return false;
+  if (info.priority == Priority::kBatch && batch_running_ > 0) {
+    const uint64_t narrowed = std::min(limits_.batch_bytes, reserved_bytes / 2);
+    if (Over(batch_running_, 1, limits_.batch_running) || Over(batch_bytes_ + narrowed, info.peak_bytes, limits_.batch_bytes)) return false;
   }
   const Account& account = accounts_.at(info.principal);
   return !Over(account.running, 1, limits_.running) && !Over(account.bytes, info.peak_bytes, limits_.bytes);

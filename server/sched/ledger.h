@@ -28,7 +28,9 @@ class Ledger {
 
   absl::Status MayEnter(const WorkInfo& info) const;  // RESOURCE_EXHAUSTED with both numbers
   void Enter(const WorkInfo& info);
-  bool MayRun(const WorkInfo& info) const;
+  // `reserved_bytes` of the budget are not for works. Half of them are taken off the bytes that batch works may have, which are half of the
+  // budget, so that of what is left interactive ones still have half.
+  bool MayRun(const WorkInfo& info, uint64_t reserved_bytes = 0) const;
   void Run(const WorkInfo& info);
   void Leave(const QueuedWork& work);
 

@@ -21,6 +21,20 @@ absl::Status OverBudget(uint64_t needed_bytes, uint64_t budget_bytes) {
                                                    " (", budget_bytes, " bytes); ask for fewer prompts, positions or captures at a time"));
 }
 
+absl::Status OverReserved(uint64_t needed_bytes, uint64_t budget_bytes, uint64_t reserved_bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat("this request needs ", FormatBytes(needed_bytes), " (", needed_bytes,
+                                                   " bytes) of memory at its peak; of the server's budget of ", FormatBytes(budget_bytes),
+                                                   " (", budget_bytes, " bytes) handles hold ", FormatBytes(reserved_bytes), " (",
+                                                   reserved_bytes, " bytes) at present. Delete handles, or ask for less at a time"));
+}
+
+absl::Status NoRoom(uint64_t wanted_bytes, uint64_t free_bytes, uint64_t budget_bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat(FormatBytes(wanted_bytes), " (", wanted_bytes,
+                                                   " bytes) of memory are wanted, and of the server's budget of ",
+                                                   FormatBytes(budget_bytes), " (", budget_bytes, " bytes) runs and handles leave ",
+                                                   FormatBytes(free_bytes), " (", free_bytes, " bytes) at present; try again later"));
+}
+
 absl::Status TooManyInFlight(size_t in_flight, size_t most) {
   return absl::ResourceExhaustedError(absl::StrCat("this caller has ", in_flight, " requests waiting or running and may have at most ",
                                                    most, " (limits.max_in_flight_per_principal); wait for some of them"));

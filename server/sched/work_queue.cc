@@ -82,6 +82,16 @@ WorkQueue::Popped WorkQueue::PopFrom(Class& from, uint64_t free_bytes, uint64_t 
   return {};
 }
 
+uint64_t WorkQueue::LargestBytes() const {
+  uint64_t largest = 0;
+  for (const Class& each : classes_) {
+    for (const Line& line : each.lines) {
+      for (const QueuedWork& work : line.works) largest = std::max(largest, work.info.peak_bytes);
+    }
+  }
+  return largest;
+}
+
 std::vector<QueuedWork> WorkQueue::Remove(const std::function<bool(const QueuedWork&)>& ended) {
   std::vector<QueuedWork> removed;
   for (Class& each : classes_) {

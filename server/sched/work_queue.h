@@ -45,6 +45,7 @@ class WorkQueue {
   std::vector<QueuedWork> Remove(const std::function<bool(const QueuedWork&)>& ended);
 
   size_t size() const { return interactive().size + batch().size; }
+  uint64_t LargestBytes() const;           // of the waiting works; 0 without any
   Clock::time_point NextDeadline() const;  // the earliest; Clock::time_point::max() without any
 
  private:

@@ -32,7 +32,7 @@ FOLDERS = [
     Folder("model", torch=True),
     Folder("intervention", torch=True),
     Folder("run", torch=True),
-    Folder("store", torch=True),
+    Folder("store"),
     Folder("sweep", torch=True),
     Folder("attribution", torch=True),
     Folder("generate", torch=True),

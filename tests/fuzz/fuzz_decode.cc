@@ -47,12 +47,23 @@ struct CheckKind {
     Require(!rows.empty());
     for (const uint32_t row : rows) Row(row);
   }
-  void operator()(const api::CopyFromRow& copy) const { Row(copy.row); }
+  void operator()(const api::CopyFromRow& copy) const {
+    Row(copy.row);
+    Require(copy.handle.empty() || copy.row == 0);
+  }
   void operator()(const api::Zero&) const {}
-  void operator()(const api::MeanOfRows& mean) const { Rows(mean.rows); }
-  void operator()(const api::Set& set) const { CheckFloats(set.value); }
+  // A tensor or a handle, never both.
+  static void Given(const api::Chunk& value, const api::HandleValues& handle) {
+    if (handle.id.empty()) return CheckFloats(value);
+    Require(value.bytes.empty() && (!handle.positions || !handle.positions->empty()));
+  }
+  void operator()(const api::MeanOfRows& mean) const {
+    if (mean.handle.empty()) return Rows(mean.rows);
+    Require(mean.rows.empty());
+  }
+  void operator()(const api::Set& set) const { Given(set.value, set.handle); }
   void operator()(const api::Add& add) const {
-    CheckFloats(add.value);
+    Given(add.value, add.handle);
     Require(std::isfinite(add.scale));
   }
   void operator()(const api::Scale& scale) const { Require(std::isfinite(scale.factor)); }
@@ -73,6 +84,8 @@ void CheckForward(const api::ForwardRequest& request) {
   Require(!request.model.empty() && !request.prompts.empty() && request.prompts.size() <= kLimits.max_prompts);
   for (const api::Capture& capture : request.captures) {
     CheckSelection(capture.select, request.prompts.size());
+    Require(capture.keep_seconds == 0 || std::holds_alternative<std::monostate>(capture.reduction) ||
+            std::holds_alternative<api::ReduceLast>(capture.reduction));
     if (const auto* lens = std::get_if<api::ReduceLens>(&capture.reduction)) Require((lens->top_k > 0) != !lens->tokens.empty());
     const auto* dot = std::get_if<api::ReduceDot>(&capture.reduction);
     if (dot == nullptr) continue;

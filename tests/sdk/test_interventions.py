@@ -63,8 +63,8 @@ def test_a_part_of_a_hook_point():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: fs.mean("s"), "either reference prompts or a value"),
-        (lambda: fs.mean("s", "x", value=1), "either reference prompts or a value"),
+        (lambda: fs.mean("s"), "either reference prompts, a value or a handle"),
+        (lambda: fs.mean("s", "x", value=1), "either reference prompts, a value or a handle"),
         (lambda: fs.patch(fs.at("s"), source="x", positions=1), "not to both"),
         (lambda: only(fs.zero(fs.at("s.x", rows=2))), "there are 1 prompts"),
         (lambda: only(fs.interpolate("s.x", 1, source=["a", "b"])), "2 sources for 1 prompts"),

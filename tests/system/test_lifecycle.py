@@ -17,7 +17,7 @@ from .server_process import BINARY, eventually
 from .wire import Client, v1
 
 FORWARD = "fluoroscope.v1.Inference/Forward"
-SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Attribution", "fluoroscope.v1.Jobs")
+SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Attribution", "fluoroscope.v1.Handles", "fluoroscope.v1.Jobs")
 
 
 def small(model: str = "tiny", **fields):

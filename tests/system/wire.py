@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-PROTOS = ["fluoroscope/v1/inference.proto", "fluoroscope/v1/models.proto", "fluoroscope/v1/patching.proto", "fluoroscope/v1/attribution.proto", "fluoroscope/v1/jobs.proto", "fluoroscope/v1/server.proto", "grpc/health/v1/health.proto"]
+PROTOS = ["fluoroscope/v1/inference.proto", "fluoroscope/v1/models.proto", "fluoroscope/v1/patching.proto", "fluoroscope/v1/attribution.proto", "fluoroscope/v1/handles.proto", "fluoroscope/v1/jobs.proto", "fluoroscope/v1/server.proto", "grpc/health/v1/health.proto"]
 
 
 @cache
@@ -83,6 +83,12 @@ class Client:
         assert summary is not None and summary.tensor_count == len(headers)
         assert all(len(data[i]) == header.byte_size for i, header in headers.items())
         return summary, {(header.name, header.row): (header, bytes(data[i])) for i, header in headers.items()}
+
+    def upload(self, requests, *, timeout: float = 60, metadata=None):
+        """Handles.Put of these messages; the call's future."""
+        kind, reply, _ = _method("fluoroscope.v1.Handles/Put")
+        rpc = self.channel.stream_unary("/fluoroscope.v1.Handles/Put", request_serializer=kind.SerializeToString, response_deserializer=reply.FromString)
+        return rpc.future(iter(requests), timeout=timeout, metadata=metadata)
 
     def health(self, service: str = "") -> str:
         reply = self.call("grpc.health.v1.Health/Check", service=service)

@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 
 from fluoroscope import errors, metrics
 from fluoroscope.aio import AsyncClient, AsyncGeneration, AsyncModel, connect_async
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.cache import ActivationCache, LensValues, TopKValues
 from fluoroscope.causal_trace import CausalTrace
 from fluoroscope.client import Client, connect
@@ -36,6 +37,7 @@ from fluoroscope.errors import (
     UnknownError,
 )
 from fluoroscope.generate import GeneratedToken, Generation, LikelyToken
+from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.jobs import AsyncJob, Job
@@ -62,6 +64,8 @@ __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
     "AsyncGeneration",
+    "AsyncHandle",
+    "AsyncHandles",
     "AsyncJob",
     "AsyncModel",
     "At",
@@ -82,6 +86,8 @@ __all__ = [
     "freeze",
     "GeneratedToken",
     "Generation",
+    "Handle",
+    "Handles",
     "Hook",
     "HookTable",
     "InternalError",

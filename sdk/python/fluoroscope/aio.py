@@ -12,8 +12,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.client import Client, Priority, connect
 from fluoroscope.generate import GeneratedToken, Generation
+from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import HookTable
 from fluoroscope.jobs import AsyncJob, Job
 from fluoroscope.model import Model
@@ -56,6 +58,10 @@ class AsyncClient:
     async def model(self, name: str) -> AsyncModel:
         """A model by name. NotFoundError, with the names that exist, when there is none."""
         return AsyncModel(await self._call(self._client.model, name), self._run)
+
+    async def handles(self) -> list[AsyncHandle]:
+        """The activations that this client has left on the server and that are still there."""
+        return [AsyncHandle(handle, self._call) for handle in await self._call(self._client.handles)]
 
     async def jobs(self) -> list[AsyncJob[Any]]:
         """As Client.jobs."""
@@ -158,6 +164,23 @@ def _generated(method: Callable[Concatenate[Model, P], Generation]) -> Callable[
     return call
 
 
+def _kept(method: Callable[Concatenate[Model, P], Handle | Handles]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, AsyncHandle | AsyncHandles]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> AsyncHandle | AsyncHandles:
+        made = await self._call(method, self._model, *args, **kwargs)
+        return AsyncHandle(made, self._call) if isinstance(made, Handle) else AsyncHandles(made, self._call)
+
+    return call
+
+
+def _put(method: Callable[Concatenate[Model, P], Handle]) -> Callable[Concatenate[AsyncModel, P], Coroutine[Any, Any, AsyncHandle]]:
+    @functools.wraps(method)
+    async def call(self: AsyncModel, *args: P.args, **kwargs: P.kwargs) -> AsyncHandle:
+        return AsyncHandle(await self._call(method, self._model, *args, **kwargs), self._call)
+
+    return call
+
+
 class AsyncModel:
     """A model on the server, made by `await client.model(name)`: fluoroscope.Model with every call awaited; arguments, answers and errors are its own.
 
@@ -199,6 +222,8 @@ class AsyncModel:
     top_tokens = _awaited(Model.top_tokens)
     generate = _generated(Model.generate)
     chat = _generated(Model.chat)
+    keep = _kept(Model.keep)
+    put = _put(Model.put)
     chat_text = _awaited(Model.chat_text)
     estimate = _awaited(Model.estimate)
     sweep = _awaited(Model.sweep)

@@ -82,12 +82,15 @@ class Assembler:
         return decoded[0] if single else decoded
 
     def _decoded(self, array: np.ndarray, is_bf16: bool) -> np.ndarray:
-        if not is_bf16:
-            return array
-        if self._bfloat16 == "float32":
-            return widen_bf16(array)
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise ImportError("bfloat16='ml_dtypes' needs that package: pip install 'fluoroscope[bfloat16]'") from error
-        return array.view(ml_dtypes.bfloat16)
+        return decode_bfloat16(array, self._bfloat16) if is_bf16 else array
+
+
+def decode_bfloat16(bits: np.ndarray, bfloat16: Bfloat16) -> np.ndarray:
+    """What the caller wants of bf16 bit patterns (uint16)."""
+    if bfloat16 == "float32":
+        return widen_bf16(bits)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("bfloat16='ml_dtypes' needs that package: pip install 'fluoroscope[bfloat16]'") from error
+    return bits.view(ml_dtypes.bfloat16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
@@ -12,6 +12,7 @@ import grpc
 
 from fluoroscope._proto.v1 import models_pb2
 from fluoroscope.errors import from_rpc
+from fluoroscope.handles import Handle, list_handles
 from fluoroscope.interrupt import CtrlC
 from fluoroscope.memory import keep_freed_buffers
 from fluoroscope.results import ModelInfo
@@ -66,6 +67,10 @@ class Client:
 
         return Model(self, name)
 
+    def handles(self) -> list[Handle]:
+        """The activations that this client has left on the server (model.keep, model.put) and that are still there."""
+        return list_handles(self)
+
     def jobs(self) -> list[Job[Any]]:
         """The jobs of this client's principal, newest first. FailedPreconditionError when the server keeps none."""
         from fluoroscope.jobs import list_jobs
@@ -99,6 +104,21 @@ class Client:
             raise from_rpc(error, self.target) from None
         finally:
             ctrl_c.cancel()  # however it was left, the server must not go on working for nobody
+
+    def upload(
+        self, method: str, requests: Iterator[_Message], request: type[_Message], reply: type[R], timeout: float | None = None
+    ) -> R:
+        """A stream of requests, one reply. For the package's own use."""
+        call: Any = self._channel.stream_unary(method, request.SerializeToString, cast(Any, reply).FromString)
+        ctrl_c = CtrlC()
+        try:
+            with ctrl_c:
+                future = ctrl_c.watch(call.future(requests, timeout=self._deadline(timeout), metadata=self._metadata))
+                return cast(R, future.result())
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target) from None
+        finally:
+            ctrl_c.cancel()
 
     def stream(self, method: str, request: _Message, timeout: float | None = None) -> Generator[bytes, None, None]:
         """One request, the messages of a stream as bytes. For the package's own use. Cancels the call when it is left early."""

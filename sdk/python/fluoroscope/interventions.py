@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
+from fluoroscope.handles import Handle
 from fluoroscope.selections import At, Positions, Prompts, Where, as_at, as_ints, positions_message, tensor_message
 
 
@@ -47,22 +48,22 @@ def zero(where: Where) -> Intervention:
     return _plain("zero", where, "", zero=plan_pb2.Zero())
 
 
-def set(where: Where, value: ArrayLike) -> Intervention:  # noqa: A001
+def set(where: Where, value: ArrayLike | Handle) -> Intervention:  # noqa: A001
     """Puts given numbers there.
 
     Args:
       value: broadcasts as in numpy to the chosen part of the site, whose axes are those of `model.hooks()`: a number, [last axis], [head, last axis] or
-        [position, head, last axis], with as many of each as were selected, in ascending order.
+        [position, head, last axis], with as many of each as were selected, in ascending order. Or a Handle of the same hook point, with all its positions.
 
     Raises (when run):
       InvalidArgumentError: it does not fit, or is not finite.
     """
-    return _plain("set", where, _array(value), set=plan_pb2.Set(value=tensor_message(value)))
+    return _plain("set", where, _array(value), set=plan_pb2.Set(**_given(value)))
 
 
-def add(where: Where, value: ArrayLike, scale: float = 1.0) -> Intervention:
+def add(where: Where, value: ArrayLike | Handle, scale: float = 1.0) -> Intervention:
     """Steering: adds scale * value. Shapes and errors as in fs.set."""
-    message = plan_pb2.Add(value=tensor_message(value), scale=scale)
+    message = plan_pb2.Add(**_given(value), scale=scale)
     return _plain("add", where, f"{_array(value)}, scale={scale}", add=message)
 
 
@@ -71,16 +72,27 @@ def scale(where: Where, factor: float) -> Intervention:
     return _plain("scale", where, f"{factor}", scale=plan_pb2.Scale(factor=factor))
 
 
-def mean(where: Where, reference: Prompts | None = None, *, positions: Positions = None, value: ArrayLike | None = None) -> Intervention:
+def mean(
+    where: Where,
+    reference: Prompts | None = None,
+    *,
+    positions: Positions = None,
+    value: ArrayLike | None = None,
+    source: Handle | None = None,
+) -> Intervention:
     """Mean ablation: one number per head and unit, the mean over positions.
 
     Args:
       reference: the prompts whose mean is taken, over all of their positions together.
-      positions: which positions of each reference prompt. Default: all.
+      positions: which positions of each reference prompt, or of the source's. Default: all (that the source has).
       value: a mean that you have, instead of a reference; shapes as in fs.set.
+      source: a handle whose mean over positions is taken, instead of a reference.
     """
-    if (reference is None) == (value is None):
-        raise ValueError("fs.mean needs either reference prompts or a value")
+    if [reference is None, value is None, source is None].count(False) != 1:
+        raise ValueError("fs.mean needs either reference prompts, a value or a handle as source")
+    if source is not None:
+        of_handle = plan_pb2.HandleValues(handle=handle_id(source), positions=positions_message(positions))
+        return _plain("mean", where, f"source={source!r}", mean=plan_pb2.Mean(of_handle=of_handle))
     if value is not None:
         return _plain("mean", where, f"value={_array(value)}", mean=plan_pb2.Mean(value=tensor_message(value)))
 
@@ -93,7 +105,7 @@ def mean(where: Where, reference: Prompts | None = None, *, positions: Positions
 def patch(
     where: Where,
     *,
-    source: Prompts,
+    source: Prompts | Handle,
     source_positions: Positions = None,
     positions: Positions | Sequence[Positions] = None,
     layers: int | Sequence[int] = (),
@@ -105,17 +117,22 @@ def patch(
     Args:
       where: the hook point: "blocks.12.hook_resid_pre", ("resid_pre", 12), a glob such as "blocks.*.attn.hook_z" together with `layers`, or fs.at(...).
       source: the prompt to take values from. A list of prompts gives prompt i of the run its own source i. It runs once, however many patches use it.
+        Or a Handle of the same hook point: its positions then are those of the prompt that its values came from.
       source_positions: where to read in the source. Default: the same absolute positions. Their number must agree, and both are taken in ascending order.
       positions: where to patch. Default: every position. `model.differing_positions(clean, corrupt)` is the usual choice; its list of lists for several
         prompts gives each prompt its own positions.
       layers, heads, rows: as in fs.at; these and `positions` cannot be given together with fs.at.
     """
     chosen = _narrowed(where, positions, layers, heads, rows)
+    if (handle := handle_id(source)) is not None:
+        copy = plan_pb2.CopyFromRow(handle=handle, positions=positions_message(source_positions))
+        return _plain("patch", chosen, _from(source, source_positions), copy=copy)
 
     def make(sources: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(copy=_copy(sources[0], source_positions))
 
-    return Intervention("patch", chosen, _from(source, source_positions), make, source=source, source_positions=source_positions)
+    prompts = cast(Prompts, source)
+    return Intervention("patch", chosen, _from(source, source_positions), make, source=prompts, source_positions=source_positions)
 
 
 def freeze(where: Where) -> Intervention:
@@ -194,6 +211,18 @@ def noise(where: Where, stddev: float, *, seed: int) -> Intervention:
     return _plain("noise", where, f"{stddev}, seed={seed}", noise=plan_pb2.Noise(stddev=stddev, seed=seed))
 
 
+def handle_id(value: Any) -> str | None:
+    """The id when this is a handle, of a Client or an AsyncClient; else None."""
+    handle = getattr(value, "handle", value)
+    return handle.id if isinstance(handle, Handle) else None
+
+
+def _given(value: ArrayLike | Handle) -> dict[str, Any]:
+    """The field of Set and Add that holds it."""
+    handle = handle_id(value)
+    return {"value": tensor_message(value)} if handle is None else {"from_handle": plan_pb2.HandleValues(handle=handle)}
+
+
 def _plain(kind: str, where: Where, shown: str, **message: Any) -> Intervention:
     return Intervention(kind, as_at(where), shown, lambda _: plan_pb2.Intervention(**message))
 
@@ -224,12 +253,14 @@ def _narrowed(
     return where
 
 
-def _array(value: ArrayLike) -> str:
+def _array(value: ArrayLike | Handle) -> str:
+    if handle_id(value) is not None:
+        return repr(value)
     shape = tensor_message(value).shape
     return f"<array {list(shape)}>" if shape else str(np.asarray(value))
 
 
-def _from(source: Prompts, positions: Positions) -> str:
+def _from(source: Prompts | Handle, positions: Positions) -> str:
     return f"source={source!r}" + (f", source_positions={positions!r}" if positions is not None else "")
 
 

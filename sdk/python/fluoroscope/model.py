@@ -20,6 +20,7 @@ from fluoroscope.client import Client
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.generate import METHOD as _GENERATE
 from fluoroscope.generate import Generation, request_of
+from fluoroscope.handles import Handle, Handles, keep, put
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention
 from fluoroscope.logit_attribution import LogitAttribution, logit_attrs, single_token
@@ -389,6 +390,38 @@ class Model(Patching):
     def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The text that the model's chat template makes of a conversation, up to where the answer begins. `variables` are for the template."""
         return self._chat_template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
+
+    def keep(self, prompts: Prompts, names_filter: NamesFilter, *, ttl: int = 600, **options: Any) -> Handle | Handles:
+        """Runs prompts and leaves activations on the server: `with model.keep(prompt, "blocks.5.hook_resid_pre") as handle:`.
+
+        Args:
+          names_filter: as in run_with_cache.
+          ttl: seconds to live. Nothing renews a handle in the background; `handle.renew()` does when it is called.
+          options: interventions, positions, layers, heads, bos, parse_special_tokens, isolated, timeout: as in run_with_hooks. last=True keeps only each
+            prompt's last position.
+
+        Returns:
+          A Handle for one prompt and one hook name; else Handles, a dict of them by hook name. Both delete on leaving `with`.
+
+        Raises:
+          ResourceExhaustedError: over this client's or the server's limit on handles; the message has both numbers. Nothing has run then.
+        """
+        return keep(self, prompts, names_filter, ttl=ttl, **options)
+
+    def put(self, site: HookKey, value: ArrayLike, *, tokens: Sequence[int] = (), ttl: int = 600, **options: Any) -> Handle:
+        """Uploads activations of one prompt: `model.put("blocks.5.hook_resid_pre", array, tokens=ids)`.
+
+        Args:
+          value: the axes of the hook point (`model.hooks()`), finite. Converted to the dtype the hook point has in this model, unless `dtype` says another
+            ("f32", "bf16", ...), with which it can be stored and read but not used as a source.
+          tokens: ids that the positions stand for, one each; needed only for positions by content.
+          ttl: as in keep.
+          options: positions (which ones of a prompt these are, ascending; default: 0, 1, 2, ...), heads and units (when only some are given), dtype, timeout.
+
+        Raises:
+          InvalidArgumentError: the shape is not the hook point's, or a number is NaN or infinite; the message says where.
+        """
+        return put(self, site, value, tokens=tokens, ttl=ttl, **options)
 
     def estimate(
         self,

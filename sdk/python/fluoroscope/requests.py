@@ -201,7 +201,7 @@ def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers:
         message = edit.make(rows)
         message.select.CopyFrom(where.message(positions, group, layers))
         plan.request.interventions.append(message)
-        if edit.kind == "patch":
+        if edit.kind == "patch" and rows:
             plan.patches += [(target, rows[0], positions, edit.source_positions is None) for target in group]
         elif edit.kind != "freeze":
             plan.edited.update(group)

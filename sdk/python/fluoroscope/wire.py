@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
 from google.protobuf.message import DecodeError
 
-from fluoroscope._proto.v1 import inference_pb2, tensor_pb2
+from fluoroscope._proto.v1 import handle_pb2, inference_pb2, tensor_pb2
 from fluoroscope.errors import DataLossError
 
 # bf16 has no numpy dtype; its bits travel as uint16 until somebody says what to do with them.
@@ -43,6 +43,7 @@ class Reply:
     header: inference_pb2.ForwardHeader
     summary: inference_pb2.ForwardSummary
     tensors: list[tuple[tensor_pb2.TensorHeader, np.ndarray]]
+    handles: list[handle_pb2.Handle] = field(default_factory=list)  # of captures that stay on the server
 
 
 @dataclass
@@ -65,6 +66,7 @@ class ReplyReader:
         self._header: inference_pb2.ForwardHeader | None = None
         self._summary: inference_pb2.ForwardSummary | None = None
         self._tensors: dict[int, _Incoming] = {}
+        self._handles: list[handle_pb2.Handle] = []
         self._hash = xxhash.xxh3_64()
 
     def feed(self, message: bytes) -> None:
@@ -87,6 +89,8 @@ class ReplyReader:
                 self._take_pack(reply.pack.headers, memoryview(reply.pack.data))
             case "tensor":
                 self._take_tensor(reply.tensor)
+            case "handle":
+                self._handles.append(reply.handle)
             case "header" if self._header is None:
                 self._header = reply.header
             case "summary" if self._summary is None:
@@ -110,7 +114,7 @@ class ReplyReader:
             )
         if self._hash.intdigest() != self._summary.checksum:
             raise DataLossError(f"the tensors' checksum is {self._hash.intdigest():016x}, the server's {self._summary.checksum:016x}")
-        return Reply(self._header, self._summary, [(incoming.header, incoming.array) for incoming in self._tensors.values()])
+        return Reply(self._header, self._summary, [(incoming.header, incoming.array) for incoming in self._tensors.values()], self._handles)
 
     def _take_tensor(self, header: tensor_pb2.TensorHeader) -> _Incoming:
         dtype = NUMPY_DTYPES.get(header.dtype)

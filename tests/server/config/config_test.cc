@@ -106,6 +106,26 @@ TEST(ConfigTest, AMistakeIsNamedWithItsPlaceOrField) {
   }
 }
 
+TEST(ConfigTest, HandlesHavePartsOfTheBudget) {
+  const std::string model = std::string(kModel) + " device { memory_mib: 100 } ";
+  const auto defaults = Parse(model);
+  ASSERT_TRUE(defaults.ok()) << defaults.status();
+  EXPECT_EQ(defaults->handles.total_bytes, uint64_t{50} << 20);
+  EXPECT_EQ(defaults->handles.principal_bytes, uint64_t{25} << 20);
+  EXPECT_EQ(defaults->handles.max_ttl_seconds, 86400u);
+  const auto given = Parse(model + "handles { total_mib: 8 principal_mib: 8 max_ttl_seconds: 5 }");
+  ASSERT_TRUE(given.ok()) << given.status();
+  EXPECT_EQ(given->handles.total_bytes, uint64_t{8} << 20);
+  EXPECT_EQ(given->handles.principal_bytes, uint64_t{8} << 20);
+  EXPECT_EQ(given->handles.max_ttl_seconds, 5u);
+  for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
+           {"handles { total_mib: 101 }", "handles.total_mib is 101; the memory budget is 100"},
+           {"handles { principal_mib: 51 }", "handles.principal_mib is 51; handles.total_mib is 50"},
+           {"handles { total_mib: 18446744073709551615 }", "64 bits"},
+       })
+    EXPECT_THAT(std::string(Parse(model + text).status().message()), testing::HasSubstr(why)) << text;
+}
+
 TEST(ConfigTest, FilesAreNamedInErrors) {
   EXPECT_EQ(ReadFile("/no/such.textproto").status().code(), absl::StatusCode::kNotFound);
   const auto path = std::filesystem::temp_directory_path() / ("fs_config_" + std::to_string(getpid()));

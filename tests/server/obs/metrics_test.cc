@@ -30,6 +30,8 @@ void ReportEverything(Metrics& metrics) {
   metrics.SetModelLoaded("tiny", "abc123", 5000, 0.75);
   metrics.SetIdentityError("tiny", "resid", 1e-7);
   metrics.SetDeviceMemory("cpu", 10, 20);
+  metrics.SetHandles(2, 30);
+  metrics.CountExpiredHandles(4);
 }
 
 TEST(MetricsTest, EveryMethodShowsItsValue) {
@@ -59,6 +61,9 @@ TEST(MetricsTest, EveryMethodShowsItsValue) {
            "fluoroscope_identity_relative_error{identity=\"resid\",model=\"tiny\"} 1e-07",
            "fluoroscope_device_allocated_bytes{device=\"cpu\"} 10",
            "fluoroscope_device_peak_bytes{device=\"cpu\"} 20",
+           "fluoroscope_handles 2",
+           "fluoroscope_handle_bytes 30",
+           "fluoroscope_handles_expired_total 4",
        }) {
     EXPECT_THAT(text, HasSubstr(line + "\n"));
   }

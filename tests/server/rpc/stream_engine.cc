@@ -12,6 +12,34 @@
 
 namespace fluoroscope::rpc {
 
+absl::StatusOr<std::unique_ptr<api::Upload>> FakeHandles::Put(const api::PutHeader& header, const api::CallContext&) {
+  class Counted final : public api::Upload {
+   public:
+    Counted(FakeHandles& owner, uint64_t size) : owner_(owner), size_(size) { ++owner_.uploads; }
+    ~Counted() override { --owner_.uploads; }
+    absl::Status Append(uint64_t offset, std::span<const std::byte> bytes) override {
+      if (offset != received_ || bytes.size() > size_ - received_) return absl::InvalidArgumentError("not what was announced");
+      received_ += bytes.size();
+      return absl::OkStatus();
+    }
+    absl::StatusOr<api::Handle> Finish() override {
+      if (received_ != size_) return absl::InvalidArgumentError("bytes are missing");
+      ++owner_.finished;
+      api::Handle handle;
+      handle.id = "0";
+      handle.byte_size = size_;
+      return handle;
+    }
+
+   private:
+    FakeHandles& owner_;
+    const uint64_t size_;
+    uint64_t received_ = 0;
+  };
+  if (header.model == "throw") throw std::runtime_error("it threw");
+  return std::make_unique<Counted>(*this, static_cast<uint64_t>(header.shape.front()) * sizeof(float));
+}
+
 StreamEngine::~StreamEngine() {
   for (std::thread& thread : threads_) thread.join();
 }

@@ -17,6 +17,23 @@
 
 namespace fluoroscope::rpc {
 
+// Takes uploads of one f32 axis for any model and site and gives them one id, "0"; has no other handles.
+class FakeHandles final : public api::Handles {
+ public:
+  absl::StatusOr<std::unique_ptr<api::Upload>> Put(const api::PutHeader& header, const api::CallContext& call) override;
+  void Get(api::HandleSlice, api::CallContext, std::shared_ptr<api::ForwardSink> sink) override {
+    sink->Finish(absl::UnimplementedError("no model here"));
+  }
+  api::HandlePage List(const std::string&, const api::CallContext&) override { return {}; }
+  absl::StatusOr<api::Handle> Renew(const std::string&, uint32_t, const api::CallContext&) override {
+    return absl::UnimplementedError("no model here");
+  }
+  absl::Status Delete(const std::string&, const api::CallContext&) override { return absl::UnimplementedError("no model here"); }
+
+  std::atomic<int> uploads{0};   // under way
+  std::atomic<int> finished{0};  // that became handles
+};
+
 // Model names of Forward:
 //   "stream:N:M"  header, N tensors of M bytes (byte i of a tensor is i mod 251), summary
 //   "repeat:N:M"  the same, but all N tensors share one memory: nothing but the transport costs time
@@ -64,6 +81,7 @@ class StreamEngine final : public engine::Engine {
   void EstimatePathPatch(api::PathRequest, api::CallContext, Callback<api::SweepCost> done) override {
     done(absl::UnimplementedError("no model here"));
   }
+  api::Handles& handles() override { return handles_; }
   jobs::Jobs& jobs() override {
     static const std::unique_ptr<jobs::Jobs> none = jobs::NoJobs();
     return *none;
@@ -82,6 +100,7 @@ class StreamEngine final : public engine::Engine {
   std::atomic<int64_t> live_bytes{0};  // of tensors that somebody still holds
   std::atomic<int64_t> peak_bytes{0};
   std::string last_principal();
+  FakeHandles& fake_handles() { return handles_; }
   api::Priority last_priority();
 
  private:
@@ -89,6 +108,7 @@ class StreamEngine final : public engine::Engine {
   api::Chunk MakeTensor(size_t bytes);
   void Run(std::function<void()> work);
 
+  FakeHandles handles_;
   std::mutex mutex_;
   std::vector<std::thread> threads_;
   std::string last_principal_;

@@ -68,6 +68,41 @@ TEST_F(BatchPoolTest, ManyUsersGetWhatTheyGetAlone) {
   EXPECT_EQ(BatchesOf(2), 1) << "the second of those two that have one";
 }
 
+// A handle's values are there from the first batch on, although its rows never go through PlanRun::Step.
+TEST_F(BatchPoolTest, AHandleIsReadInAMergedBatch) {
+  api::ForwardRequest both = Request({7, 7});
+  both.interventions = {EditOf({"blocks.1.attn.hook_z"}, api::CopyFromRow{0, std::nullopt}, {1})};
+  both.logits = api::LogitsRequest{api::Positions{api::AllPositions()}, {}, 0, {}};
+  const at::Tensor expected = engine::RunRequest(*model_, both)->Get("logits", 1);
+
+  api::ForwardRequest source = both, target = both;
+  source.prompts.pop_back();
+  source.interventions.clear();
+  source.captures = {engine::CaptureOf({"blocks.1.attn.hook_z"})};
+  const at::Tensor z = engine::RunRequest(*model_, source)->Get("blocks.1.attn.hook_z");
+  target.prompts.erase(target.prompts.begin());
+  target.interventions.clear();
+  const at::Tensor without = engine::RunRequest(*model_, target)->Get("logits");
+  ASSERT_GT((without - expected).abs().max().item<double>(), 1e-3) << "the edit must be seen";
+
+  const std::vector<api::ForwardRequest> users = Users();
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(users[0]));
+  runs.push_back(Start(target, [&](RunPlan& plan) {
+    const std::vector<int64_t> all = {0, 1, 2, 3, 4, 5, 6};
+    plan.kept_values = 1;
+    plan.given.push_back({z, {model::Site::kZ, 1, all, {}, {}}, 0, z.nbytes(), ""});
+    plan.rows[0].edits.push_back({{model::Site::kZ, 1, all, {}, {}}, intervention::Copy{0}});
+  }));
+  runs.push_back(Start(users[1]));
+  FinishAll(runs);
+  EXPECT_EQ(BatchesOf(4), 1) << "all three in one batch";
+  ASSERT_TRUE(runs[1].sink->status && runs[1].sink->status->ok());
+  EXPECT_LE((runs[1].sink->got.Get("logits") - expected).abs().max().item<double>(), 1e-5);
+  ExpectSameAsAlone(runs[0], users[0], 1e-5);
+  ExpectSameAsAlone(runs[2], users[1], 1e-5);
+}
+
 TEST_F(BatchPoolTest, WhatOneUserEditsLeavesTheBitsOfOthersAlone) {
   std::vector<api::ForwardRequest> users = Users();
   std::vector<PooledRun> before = StartAll(users);

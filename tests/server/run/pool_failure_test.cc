@@ -9,6 +9,24 @@ namespace {
 
 using PoolFailureTest = PoolFixture;
 
+// Writes down what was kept, and that it is gone.
+class NotingKeeper final : public CaptureKeeper {
+ public:
+  struct Notes {
+    std::vector<std::string> kept;
+    bool ended = false;
+  };
+  explicit NotingKeeper(Notes& notes) : notes_(notes) {}
+  ~NotingKeeper() override { notes_.ended = true; }
+  std::vector<api::Handle> Keep(std::vector<KeptCapture> captures) override {
+    for (const KeptCapture& capture : captures) notes_.kept.push_back(capture.tensor.name);
+    return {};
+  }
+
+ private:
+  Notes& notes_;
+};
+
 api::ForwardRequest Plain(api::ForwardRequest request) {
   request.captures = {engine::CaptureOf({"blocks.*.hook_resid_post"})};
   request.metrics = {{"rank", {}, std::nullopt, api::Rank{int64_t{5}}}};
@@ -49,6 +67,34 @@ TEST_F(PoolFailureTest, ARunThatNeedsTooMuchMemoryFailsAlone) {
     ExpectSame(b.sink->got, *two, 1e-5);
     EXPECT_EQ(BatchesOf(4), 1);
   }
+}
+
+// What a shared batch that failed had captured for handles is forgotten, and captured once more by each run itself.
+TEST_F(PoolFailureTest, CapturesAreKeptOnce) {
+  const auto keep = [](RunPlan& plan) {
+    for (CapturePlan& capture : plan.rows[0].captures) capture.keep_seconds = 60;
+  };
+  const auto keep_and_break = [&](RunPlan& plan) {
+    keep(plan);
+    plan.rows[0].edits.push_back({{model::Site::kResidPost, 1, {0}, {}, {}}, intervention::Add{at::ones({3})}});
+  };
+  NotingKeeper::Notes good, bad, cancelled;
+  const api::ForwardRequest request = Plain(Request({5}));
+  PooledRun a = Start(request, keep, std::make_unique<NotingKeeper>(good));
+  PooledRun b = Start(Plain(Request({7})), keep_and_break, std::make_unique<NotingKeeper>(bad));
+  PooledRun c = Start(Plain(Request({6})), keep, std::make_unique<NotingKeeper>(cancelled));
+  c.run->Abort(absl::CancelledError("gone"));
+  EXPECT_TRUE(cancelled.ended);
+  Finish({&a, &b});
+  ASSERT_TRUE(a.sink->status->ok()) << *a.sink->status;
+  EXPECT_EQ(b.sink->status->code(), absl::StatusCode::kInternal) << *b.sink->status;
+  const std::vector<std::string> sites = {"blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"};
+  EXPECT_EQ(good.kept, sites);
+  EXPECT_TRUE(good.ended);
+  EXPECT_TRUE(a.sink->got.tensors.empty());
+  EXPECT_TRUE(bad.kept.empty());
+  EXPECT_TRUE(bad.ended);
+  EXPECT_TRUE(cancelled.kept.empty());
 }
 
 // The second wave's batch fails; what the first one kept and sent stays as it was.

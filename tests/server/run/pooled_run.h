@@ -72,7 +72,8 @@ class PoolFixture : public testing::Test {
   }
 
   // Admitted, like all that are started before the first of them is stepped.
-  PooledRun Start(const api::ForwardRequest& request, const std::function<void(RunPlan&)>& change = {}) {
+  PooledRun Start(const api::ForwardRequest& request, const std::function<void(RunPlan&)>& change = {},
+                  std::unique_ptr<CaptureKeeper> keeper = nullptr) {
     absl::StatusOr<engine::BuiltPlan> built = engine::BuildPlan(*model_, request, config::Limits());
     EXPECT_TRUE(built.ok()) << built.status();
     if (change) change(built->plan);
@@ -80,7 +81,7 @@ class PoolFixture : public testing::Test {
     header.provenance.model = "tiny";
     PooledRun run;
     run.run = std::make_unique<ForwardRun>(std::move(built->plan), std::move(header), run.sink, metrics_, std::chrono::steady_clock::now(),
-                                           pool_);
+                                           pool_, std::move(keeper));
     run.run->Admitted();
     return run;
   }

@@ -70,6 +70,16 @@ TEST(Ledger, BatchWorkLeavesRoomForOthers) {
   EXPECT_FALSE(ledger.MayRun(Info("a", 10, Priority::kBatch))) << "the third at once";
 }
 
+TEST(Ledger, BatchWorkTakesHalfOfWhatReservationsLeave) {
+  Ledger ledger({.batch_bytes = 50});  // of a budget of 100
+  for (int i = 0; i < 2; ++i) ledger.Enter(Info("a", 20, Priority::kBatch));
+  EXPECT_TRUE(ledger.MayRun(Info("a", 20, Priority::kBatch), 90)) << "a single one may be larger";
+  ledger.Run(Info("a", 20, Priority::kBatch));
+  EXPECT_TRUE(ledger.MayRun(Info("a", 20, Priority::kBatch), 20));
+  EXPECT_FALSE(ledger.MayRun(Info("a", 20, Priority::kBatch), 22));
+  EXPECT_TRUE(ledger.MayRun(Info("a", 19, Priority::kBatch), 22));
+}
+
 TEST(Ledger, TheServersOwnWorkHasNoLimits) {
   Ledger ledger({.in_flight = 1, .running = 1, .bytes = 1});
   WorkInfo own = Info("self-check", 1000);

@@ -1,0 +1,42 @@
+#include "engine/self_check.h"
+
+#include <future>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/identity_check.h"
+#include "engine/work_info.h"
+#include "obs/metrics.h"
+
+namespace fluoroscope::engine {
+namespace {
+
+void Report(LoadedModel& model, const IdentityErrors& errors, obs::Metrics& metrics) {
+  metrics.SetIdentityError(model.name, "residual", errors.residual);
+  metrics.SetIdentityError(model.name, "attention", errors.attention);
+  metrics.SetIdentityError(model.name, "pattern_sum", errors.pattern_sum);
+  metrics.SetIdentityError(model.name, "logits", errors.logits);
+  model.refused.Set(SitesRefusedFor(errors, model.model->dtype));
+}
+
+}  // namespace
+
+absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics,
+                         std::function<void(absl::Status)> finished) {
+  FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
+                      IdentityCheck::Create(model, metrics, [model, &metrics, finished](absl::StatusOr<IdentityErrors> errors) {
+                        if (errors.ok()) Report(*model, *errors, metrics);
+                        finished(errors.status());
+                      }));
+  const uint64_t bytes = check->peak_bytes();
+  executor.Submit(std::move(check), OwnWork("self-check", bytes));
+  return absl::OkStatus();
+}
+
+absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics) {
+  std::promise<absl::Status> finished;
+  FS_RETURN_IF_ERROR(SubmitCheck(model, executor, metrics, [&](absl::Status status) { finished.set_value(std::move(status)); }));
+  return finished.get_future().get();
+}
+
+}  // namespace fluoroscope::engine

@@ -1,0 +1,25 @@
+// Identity checks of loaded models: queued as ordinary work, their errors reported.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "engine/loaded_model.h"
+#include "sched/executor.h"
+
+namespace fluoroscope::obs {
+class Metrics;
+}
+
+namespace fluoroscope::engine {
+
+// Queues an identity check of the model. Its errors become gauges, and refuse the sites whose identity fails; `finished` hears its end on
+// the executor's thread. Any thread; the references outlive the check.
+absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics,
+                         std::function<void(absl::Status)> finished);
+
+// The same, and waits for the end: warms up and checks before serving.
+absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics);
+
+}  // namespace fluoroscope::engine

@@ -1,0 +1,71 @@
+#include "rpc/upload.h"
+
+#include <exception>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace fluoroscope::rpc {
+namespace {
+
+// What escapes a reaction would leave the client waiting for ever.
+template <typename F>
+absl::Status Guarded(const F& call) {
+  try {
+    return call();
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("unexpected failure: ", error.what()));
+  } catch (...) {
+    return absl::InternalError("unexpected failure");
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<UploadReactor> UploadReactor::Make(ServerState& state, grpc::CallbackServerContext& context, const char* method,
+                                                   grpc::ByteBuffer* reply) {
+  auto reactor = std::shared_ptr<UploadReactor>(new UploadReactor(state, context, method, reply));
+  reactor->self_ = reactor;
+  return reactor;
+}
+
+void UploadReactor::Start(std::unique_ptr<MessageTarget> target) {
+  target_ = std::move(target);
+  StartRead(&reading_);
+}
+
+void UploadReactor::End(const absl::Status& status) {
+  if (!ended_.exchange(true)) Finish(call_.End(status));
+}
+
+absl::Status UploadReactor::Answer() {
+  FS_ASSIGN_OR_RETURN(grpc::ByteBuffer reply, target_->End());
+  // A client that goes away at this very moment finds no call to end: whoever comes first decides.
+  if (ended_.exchange(true)) return absl::OkStatus();
+  call_.AddReplyBytes(reply.Length());
+  reply_->Swap(&reply);
+  Finish(call_.End(absl::OkStatus()));
+  return absl::OkStatus();
+}
+
+void UploadReactor::OnReadDone(bool ok) {
+  if (ended_) return;
+  if (ok) {
+    const absl::Status status = Guarded([this] { return target_->Take(reading_); });
+    if (!status.ok()) return End(status);
+    StartRead(&reading_);
+    return;
+  }
+  // Either the client has sent all, or it is gone: then OnCancel ends the call, and nothing half is kept.
+  if (context_.IsCancelled()) return End(call_.Cancel());
+  const absl::Status status = Guarded([this] { return Answer(); });
+  if (!status.ok()) End(status);
+}
+
+void UploadReactor::OnDone() {
+  call_.Record();
+  self_.reset();
+}
+
+}  // namespace fluoroscope::rpc
