@@ -179,7 +179,8 @@ class _Reader:
             return None
         cells = np.array(self._precision.cells, np.int64)
         exact = self.exact[:, :, metric].mean(0).reshape(shape)
-        return PrecisionCheck(cells, exact, *(of[metric] for of in (self._precision.largest_difference, self._precision.largest_change)), self._precision.run_ms)
+        difference, change = self._precision.largest_difference[metric], self._precision.largest_change[metric]
+        return PrecisionCheck(cells, exact, difference, change, self._precision.run_ms)
 
     def check(self, metric: int, shape: tuple[int, ...]) -> AttributionCheck:
         """Of one metric; `shape` is the grid's."""
