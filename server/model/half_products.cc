@@ -6,6 +6,7 @@
 #include "tensor/counting_allocator.h"
 
 namespace fluoroscope::model {
+
 HalfProducts::HalfProducts(std::shared_ptr<const Model> exact) : model_(std::make_shared<Model>(*exact)) {}
 
 bool HalfProducts::Step() {
@@ -19,12 +20,12 @@ bool HalfProducts::Step() {
 
 at::Tensor HalfGatedMlp(const Model& model, const BlockWeights& block, const at::Tensor& x) {
   const Linear& in = block.mlp_in;
-  const bool applies = in.weight.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat && model.arch.gated_mlp &&
+  // Asked before anything is computed, so that nothing is computed for nothing.
+  const bool has_kernels = HasLineKernels(x) && model.arch.d_mlp % 16 == 0;
+  const bool applies = in.weight.scalar_type() == at::kBFloat16 && has_kernels && model.arch.gated_mlp &&
                        model.arch.activation == Activation::kSilu && !in.bias.defined() && !block.mlp_out.bias.defined();
   if (!applies) return {};
-  const at::Tensor both = at::linear(x.to(at::kBFloat16), in.weight);
-  if (!HasHalfLineKernels(both)) return {};
-  return at::linear(GateHalfLines(both), block.mlp_out.weight);
+  return at::linear(GateHalfLines(at::linear(x.to(at::kBFloat16), in.weight)), block.mlp_out.weight);
 }
 
 at::Tensor HalfOr(const Linear& linear, const at::Tensor& x) {

@@ -34,9 +34,9 @@ class ResultWriter {
  public:
   explicit ResultWriter(std::shared_ptr<api::ForwardSink> sink) : sink_(std::move(sink)) {}
 
-  // The value of one capture, already reduced to its positions and heads, before its reduction.
   // One part of a capture's result that somebody else has computed.
   void CapturePart(const RowPlan& row, const CapturePlan& capture, std::string part, const at::Tensor& value);
+  // The value of one capture, already reduced to its positions and heads, before its reduction.
   void Capture(const RowPlan& row, const CapturePlan& capture, const at::Tensor& value);
 
   // One tensor about the row's logits at these positions.
