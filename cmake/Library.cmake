@@ -18,6 +18,8 @@ function(fs_library name)
   add_library(fluoroscope::${name} ALIAS fs_${name})
 endfunction()
 
+add_custom_target(tests)  # all GoogleTest binaries and what they need, nothing else
+
 # fs_test(base_test SOURCES a_test.cc DEPS fluoroscope::base): a GoogleTest binary, each test case known to ctest.
 function(fs_test name)
   cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPS" ${ARGN})
@@ -27,5 +29,6 @@ function(fs_test name)
   if(ARG_TORCH)
     fs_use_torch_pch(${name})
   endif()
+  add_dependencies(tests ${name})
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300)
 endfunction()

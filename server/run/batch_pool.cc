@@ -9,6 +9,12 @@
 
 namespace fluoroscope::run {
 
+int64_t BatchPool::LinesOf(const std::vector<Member>& members) {
+  int64_t lines = 0;
+  for (const Member& member : members) lines += member.lines;
+  return lines;
+}
+
 BatchPool::BatchPool(std::shared_ptr<const model::Model> model, std::string model_name, obs::Metrics& metrics)
     : model_(std::move(model)), model_name_(std::move(model_name)), metrics_(metrics) {}
 
@@ -38,60 +44,93 @@ void BatchPool::Leave(const BatchClient& client) {
   }
 }
 
-void BatchPool::Begin() {
-  int64_t lines = 0;
-  std::deque<Member> waiting;
-  for (Member& member : waiting_) {
-    const bool fits = running_.empty() || lines + member.lines <= kPooledLines;
-    if (fits) lines += member.lines;
-    fits ? running_.push_back(std::move(member)) : waiting.push_back(std::move(member));
+std::vector<size_t> BatchPool::Fitting() const {
+  int64_t lines = LinesOf(running_);
+  std::vector<size_t> fitting;
+  for (size_t i = 0; i < waiting_.size(); ++i) {
+    if (lines != 0 && lines + waiting_[i].lines > kPooledLines) continue;
+    lines += waiting_[i].lines;
+    fitting.push_back(i);
   }
-  waiting_ = std::move(waiting);
+  return fitting;
+}
+
+void BatchPool::Begin() {
+  const std::vector<size_t> fitting = Fitting();
+  for (const size_t i : fitting) running_.push_back(std::move(waiting_[i]));
+  for (auto i = fitting.rbegin(); i != fitting.rend(); ++i) waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(*i));
   if (running_.empty()) return;
-  holds_ = merged();
-  meter_ = StepMeter();
   LaneRows rows;
   for (const Member& member : running_) {
     member.client->OnBatchBegin();
-    if (holds_) member.lane->out.Hold();
+    member.lane->out.Hold();
     AddRows(*member.lane, member.rows, rows);
   }
+  holds_ = true;
   SortByLength(rows);
-  metrics_.ObserveBatch(model_name_, running_.size(), rows.size(), static_cast<size_t>(lines));
   batch_ = std::make_unique<BatchRun>(*model_, std::move(rows));
 }
 
+void BatchPool::GrowUp() {
+  youth_ = 0;
+  int64_t come = 0;
+  for (const size_t i : Fitting()) come += waiting_[i].lines;
+  if (come >= LinesOf(running_)) {
+    batch_.reset();
+    for (const Member& member : running_) member.lane->out.Forget();
+    Begin();
+  }
+  Observe();
+  if (running_.size() > 1) return;
+  holds_ = false;
+  running_.front().lane->out.Release();
+  running_.front().meter->AddShare(meter_.run_ms(), meter_.peak_bytes(), meter_.held_bytes());
+}
+
+void BatchPool::Observe() const {
+  size_t rows = 0;
+  for (const Member& member : running_) rows += member.rows.size();
+  metrics_.ObserveBatch(model_name_, running_.size(), rows, static_cast<size_t>(LinesOf(running_)));
+}
+
 void BatchPool::Step() {
+  if (batch_ != nullptr && youth_ > 0) GrowUp();
   if (batch_ != nullptr && !holds_ && !running_.front().lane->out.wants_more()) {
     Member member = std::move(running_.front());
     running_.clear();
     member.client->OnApart(std::move(member.rows), std::move(batch_));
   }
-  if (batch_ == nullptr) Begin();
-  if (batch_ == nullptr) return;
+  if (batch_ == nullptr) {
+    Begin();
+    if (batch_ == nullptr) return;
+    meter_ = StepMeter();
+    youth_ = 1 + model_->arch.layers / 4;  // the embedding, and two pieces a layer
+  }
   const Member& first = running_.front();
   bool done = false;
+  int64_t pieces = 0;
   const absl::StatusOr<bool> more = (holds_ ? meter_ : *first.meter).Step([&] {
     done = !batch_->Step();
-    return !done && (holds_ || first.lane->out.wants_more());
+    return !done && ++pieces != youth_ && (holds_ || first.lane->out.wants_more());
   });
-  if (!more.ok() && holds_) {
+  if (more.ok()) {
+    if (done) Finish();
+  } else if (running_.size() > 1) {
     RunApart();
-  } else if (!more.ok()) {
-    const Member member = std::move(running_.front());
+  } else {
+    Member member = std::move(running_.front());
     running_.clear();
     batch_.reset();
+    if (holds_) member.lane->out.Forget();
     member.client->OnBatchFailed(more.status());
-  } else if (done) {
-    Finish();
   }
 }
 
 void BatchPool::Finish() {
+  if (std::exchange(youth_, 0) > 0) Observe();
   batch_.reset();
   const std::vector<Member> members = std::exchange(running_, {});
-  int64_t lines = 0;
-  for (const Member& member : members) lines += member.lines;
+  const int64_t lines = LinesOf(members);
   for (const Member& member : members) {
     if (holds_) {
       const auto share = [&](uint64_t bytes) { return bytes * static_cast<uint64_t>(member.lines) / static_cast<uint64_t>(lines); };

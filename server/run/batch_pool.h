@@ -40,6 +40,9 @@ class BatchClient {
 // several waves come with one wave after the other, and each is merged with what else waits then. Every row keeps its own plan, kept values
 // and writer (Lane).
 //
+// - A batch is young for an eighth of its layers. Requests sent at the same time arrive within some milliseconds of each other, so when as
+// many lines as it has
+//   have come by then, it begins anew with them; once, so that no more than a sixteenth of the work is done twice.
 // - A batch of one run only sends its results as they arise. When its reader has had enough, that run goes on by itself, out of the others'
 //   way. In a batch of several runs nothing is sent before its end: results wait in their writers (they are charged anyway), so that no
 //   reader can hold it up, and so that it can be run again.
@@ -79,18 +82,21 @@ class BatchPool {
     StepMeter* meter;
   };
 
-  void Begin();
+  void Begin();   // with running_ and those in waiting_ that fit
+  void GrowUp();  // the end of the batch's youth
   void Finish();
   void RunApart();
-  bool merged() const { return running_.size() > 1; }
-
+  void Observe() const;  // once for each batch, when nobody can join any more
+  static int64_t LinesOf(const std::vector<Member>& members);
+  std::vector<size_t> Fitting() const;  // those in waiting_ that fit into the batch beside running_
   const std::shared_ptr<const model::Model> model_;
   const std::string model_name_;
   obs::Metrics& metrics_;
   std::deque<Member> waiting_;       // in order of arrival
   std::vector<Member> running_;      // in the batch under way
   std::unique_ptr<BatchRun> batch_;  // the batch under way
-  bool holds_ = false;               // it began with several runs: their writers hold the results
+  int64_t youth_ = 0;                // so many of its pieces until it is no longer young
+  bool holds_ = false;               // it is young or began with several runs: their writers hold the results
   StepMeter meter_;                  // of such a batch
 };
 

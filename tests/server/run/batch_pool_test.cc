@@ -186,6 +186,47 @@ TEST_F(BatchPoolTest, WhoIsGoneBeforeTheBatchBeginsHarmsNobody) {
   for (size_t i = 1; i < users.size(); ++i) ExpectSameAsAlone(runs[i], users[i], 1e-5);
 }
 
+// What the first one had captured by then is forgotten, and captured once more.
+TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
+  const std::vector<api::ForwardRequest> users = Users();
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(users[0]));  // captures the embedding, too
+  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  EXPECT_TRUE(runs[0].sink->got.tensors.empty()) << "nothing leaves while it is young";
+  for (const size_t i : {1, 2, 3}) runs.push_back(Start(users[i]));  // 9, 7 and 8 lines of their first waves beside 14
+  FinishAll(runs);
+  for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], users[i], 1e-5);
+  EXPECT_EQ(BatchesOf(6), 1) << "2 + 1 + 1 + 2 rows of the first waves";
+  EXPECT_EQ(BatchesOf(2), 1) << "the second waves; nothing was counted twice";
+}
+
+TEST_F(BatchPoolTest, AYoungBatchGoesOnWhenLessCameThanItHas) {
+  const std::vector<api::ForwardRequest> users = Users();
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(users[0]));
+  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  runs.push_back(Start(users[1]));  // 9 lines beside 14
+  FinishAll(runs);
+  ExpectSameAsAlone(runs[0], users[0], 0);
+  ExpectSameAsAlone(runs[1], users[1], 1e-5);
+  EXPECT_EQ(BatchesOf(2), 1);
+  EXPECT_EQ(BatchesOf(1), 1);
+}
+
+TEST_F(BatchPoolTest, AGrownBatchIsLeftAlone) {
+  const std::vector<api::ForwardRequest> users = Users();
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(users[1]));
+  runs[0].sink->slow = true;  // so that a step ends with the first tensor
+  while (runs[0].sink->got.tensors.empty()) runs[0].Step();
+  runs[0].sink->slow = false;
+  runs[0].run->OnDrained();
+  runs.push_back(Start(users[0]));
+  FinishAll(runs);
+  ExpectSameAsAlone(runs[1], users[0], 1e-5);
+  EXPECT_EQ(BatchesOf(3), 0);
+}
+
 // Its own turn was not needed: that the run is done shows in its next turn.
 TEST_F(BatchPoolTest, ResultsLeaveWhoseverTurnItIs) {
   const std::vector<api::ForwardRequest> users = {Users()[1], Users()[4]};
