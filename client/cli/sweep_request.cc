@@ -12,9 +12,14 @@ namespace {
 using Names = std::map<std::string, int>;
 
 const Names& Axes() {
-  static const Names axes = {{"site", v1::SWEEP_AXIS_SITE},         {"layer", v1::SWEEP_AXIS_LAYER},
-                             {"position", v1::SWEEP_AXIS_POSITION}, {"head", v1::SWEEP_AXIS_HEAD},
-                             {"unit", v1::SWEEP_AXIS_UNIT},         {"source", v1::SWEEP_AXIS_UNIT}};  // of pattern and attn_scores
+  static const Names axes = {{"site", v1::SWEEP_AXIS_SITE},
+                             {"layer", v1::SWEEP_AXIS_LAYER},
+                             {"position", v1::SWEEP_AXIS_POSITION},
+                             {"head", v1::SWEEP_AXIS_HEAD},
+                             {"unit", v1::SWEEP_AXIS_UNIT},
+                             {"source", v1::SWEEP_AXIS_UNIT},  // of pattern and attn_scores
+                             {"second_layer", v1::SWEEP_AXIS_SECOND_LAYER},
+                             {"second_head", v1::SWEEP_AXIS_SECOND_HEAD}};
   return axes;
 }
 const Names& Kinds() {
@@ -183,7 +188,8 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
   command
       .add_option(
           "--over", o->over,
-          "The grid's axes, after commas, outermost first: layer, position, head, unit, site; of pattern also source (layer,position)")
+          "The grid's axes, after commas, outermost first: layer, position, head, unit, site; of pattern also source; of cells that change "
+          "two places also second_layer, second_head (layer,position)")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(OneOf(Axes()))
