@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from .compare import TINY
 from .reference import Trace, Weights, trace
 from .slow_edits import by_position, like_site
 from .test_sweeps import LIMIT, LONG, METRIC, OTHER, SHORT, difference, heads_of
@@ -65,6 +66,8 @@ def test_every_pair_of_heads(client, exact, name, site):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
 def test_ablations_of_two_heads(client, exact, name, kind):
+    """Of one checkpoint without heads 2 and 3 of layer 0 the slow way itself is 1.2e-5 away from float64 when it is run in float32 (the server 1.5e-5), so
+    the limit here is the one for plain runs."""
     w, model = exact(name), client.model(name)
     references = [SHORT, OTHER, [7, 9, 9, 200]]
     values = [trace(w, ids) for ids in references]
@@ -77,7 +80,7 @@ def test_ablations_of_two_heads(client, exact, name, kind):
             lender.sites[at] = mean if kind == "mean" else torch.zeros_like(mean)
     got = model.sweep(OTHER, LONG, "z", PAIRS, METRIC, kind=kind, references=None if kind == "zero" else references, layers=[0, 2], seed=3)
     slow = slow_grid(w, LONG, lender, "attn.hook_z", range(len(LONG)), layers=[0, 2])
-    assert np.abs(got.values - slow).max() <= LIMIT
+    assert np.abs(got.values - slow).max() <= (TINY if name == "gqa-tied-sharded" else LIMIT)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -136,21 +136,27 @@ def keep_short(client) -> str:
     return next(part.handle.id for part in client.call(FORWARD, request, metadata=ME) if part.WhichOneof("part") == "handle")
 
 
-def test_nan_in_a_handle(client):
-    """A run may make infinities and NaN; they are kept as they are, and refused as a source, with the place of the first."""
-    request = v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": CLEAN}}], captures=[{"select": {"sites": SITES[1:2]}, "keep": {"ttl_seconds": 600}}],
+@pytest.mark.parametrize("layer", [1, 2])
+def test_nan_in_a_handle(client, layer):
+    """A run may make infinities (here in front of layer 1, at position 1) and then NaN (of a norm of them); they are kept as they are, and refused as a source
+    with the place of the first."""
+    request = v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": CLEAN}}], captures=[{"select": {"sites": [SITES[layer]]}, "keep": {"ttl_seconds": 600}}],
                                    interventions=[{"select": {"sites": ["blocks.0.hook_mlp_out"], "positions": at(1)}, "scale": {"factor": 1e300}}])  # fmt: skip
     (handle,) = [part.handle for part in client.call(FORWARD, request, metadata=ME) if part.WhichOneof("part") == "handle"]
-    code, text = refused(client, sweep(pairs=[by([handle.id])], layers=[1]))
-    assert code == INVALID and f"pairs[0].source_handles[0]: handle {handle.id} holds NaN or an infinity at element {WIDTH}" in text
-    assert "its numbers must be finite" in text
+    parts = client.call("fluoroscope.v1.Handles/Get", handle=handle.id, metadata=ME)
+    held = np.frombuffer(b"".join(part.pack.data for part in parts if part.WhichOneof("part") == "pack"), "<f4")
+    bad = np.flatnonzero(np.isnan(held) | np.isposinf(held))
+    assert WIDTH <= bad[0] < 2 * WIDTH and np.isnan(held).any() == (layer == 2)
+    code, text = refused(client, sweep(pairs=[by([handle.id])], layers=[layer]))
+    assert code == INVALID
+    assert f"pairs[0].source_handles[0]: handle {handle.id} holds NaN or an infinity at element {bad[0]}; its numbers must be finite" in text
     assert not np.isnan(values(client, sweep())).any()
     delete(client, handle)
 
 
 def test_whose_handles_they_are_and_when_they_end(client, handles):
     code, text = refused(client, sweep(pairs=[by(handles)]), metadata=OTHER)
-    assert code == NOT_FOUND and f"pairs[0].source_handles[0]: no handle {handles[0]}" in text
+    assert code == NOT_FOUND and f"pairs[0].source_handles[0]: there is no handle {handles[0]} of this client" in text
     (handle,) = keep(client, sites=SITES[:1])
     delete(client, handle)
     code, text = refused(client, sweep(pairs=[by([handle.id])], layers=[0]))
