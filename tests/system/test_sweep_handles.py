@@ -176,6 +176,22 @@ def test_who_cannot_read_them(client, handles):
     assert code == INVALID and "grid.pairs[0].source_handles is given, and an attribution runs both prompts" in text
 
 
+def test_a_job_of_pairs_of_heads(client):
+    """Its cells come once each, those of the same two heads together, and are the sweep's."""
+    request = sweep(sites=["attn.hook_z"], over=[LAYER, "SWEEP_AXIS_HEAD", "SWEEP_AXIS_SECOND_LAYER", "SWEEP_AXIS_SECOND_HEAD"])
+    expected = values(client, request)
+    job = client.call("fluoroscope.v1.Jobs/Submit", v1("SubmitJobRequest")(sweep=request), metadata=ME)
+    assert job.cells_total == 144 == expected.size
+    seen: dict[int, float] = {}
+    for part in client.call("fluoroscope.v1.Jobs/Watch", id=job.id, metadata=ME):
+        if part.WhichOneof("part") == "cells":
+            cells = np.frombuffer(part.cells.cells, "<u4").tolist()
+            assert not seen.keys() & set(cells)
+            assert {(cell % 12) * 12 + cell // 12 for cell in cells} == set(cells)
+            seen.update(zip(cells, np.frombuffer(part.cells.values, "<f8"), strict=True))
+    np.testing.assert_allclose([seen[cell] for cell in range(144)], expected.ravel(), atol=1e-5)
+
+
 def test_pairs_of_heads_that_cannot_be(client):
     head, second_layer, second_head = "SWEEP_AXIS_HEAD", "SWEEP_AXIS_SECOND_LAYER", "SWEEP_AXIS_SECOND_HEAD"
     z = {"sites": ["attn.hook_z"], "over": [LAYER, head, second_layer, second_head]}
