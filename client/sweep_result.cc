@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -44,6 +45,7 @@ std::vector<double> SweepResult::MeanValues(size_t metric) const {
 
 absl::StatusOr<std::vector<double>> SweepResult::Normalized(size_t metric) const {
   const double from = MeanBase(metric), to = MeanSource(metric);
+  if (std::isnan(to)) return absl::FailedPreconditionError("there is no source run to normalise by: values come from handles");
   const double size = std::max({std::abs(from), std::abs(to), 1e-3});
   if (!(std::abs(to - from) > 1e-3 * size))
     return absl::FailedPreconditionError(absl::StrCat(header.metrics(static_cast<int>(metric)), " is ", from, " in the base run and ", to,
@@ -85,7 +87,7 @@ absl::Status SweepAssembler::Begin(const v1::SweepHeader& header) {
   }
   result_.values.resize(values);
   result_.base.resize(pairs * metrics);
-  result_.source.resize(pairs * metrics);
+  result_.source.resize(pairs * metrics, std::numeric_limits<double>::quiet_NaN());
   seen_.resize(pairs * result_.cells);
   seen_references_.resize(pairs);
   return absl::OkStatus();
@@ -94,11 +96,11 @@ absl::Status SweepAssembler::Begin(const v1::SweepHeader& header) {
 absl::Status SweepAssembler::TakeReference(const v1::SweepReference& reference) {
   const std::vector<double> base = Numbers<double>(reference.base()), source = Numbers<double>(reference.source());
   const size_t pair = reference.pair(), metrics = result_.metrics();
-  if (pair >= result_.pairs() || base.size() != metrics || source.size() != metrics || seen_references_[pair])
+  if (pair >= result_.pairs() || base.size() != metrics || (source.size() != metrics && !source.empty()) || seen_references_[pair])
     return absl::DataLossError(absl::StrCat("the server's reply has runs of pair ", pair, " that its header does not know"));
   seen_references_[pair] = true;
   std::copy(base.begin(), base.end(), result_.base.begin() + static_cast<std::ptrdiff_t>(pair * metrics));
-  std::copy(source.begin(), source.end(), result_.source.begin() + static_cast<std::ptrdiff_t>(pair * metrics));
+  if (!source.empty()) std::copy(source.begin(), source.end(), result_.source.begin() + static_cast<std::ptrdiff_t>(pair * metrics));
   return absl::OkStatus();
 }
 

@@ -18,7 +18,7 @@ struct SweepResult {
   v1::PrecisionCheck precision;  // of sweeps in SWEEP_PRECISION_FAST: how far they were off; else empty
   size_t cells = 0;              // of one pair
   std::vector<double> base;      // [pairs, metrics]: the run that values are patched into
-  std::vector<double> source;    // [pairs, metrics]: the run that they come from
+  std::vector<double> source;    // [pairs, metrics]: the source prompt's run; NaN where a pair has handles and no source prompt
   std::vector<double> values;    // [pairs, cells, metrics]
 
   size_t pairs() const { return static_cast<size_t>(header.clean_size()); }

@@ -2,7 +2,9 @@
 #include <fmt/core.h>
 
 #include <memory>
+#include <vector>
 
+#include "client/cli/align.h"
 #include "client/cli/command.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
@@ -23,6 +25,7 @@ Examples:
   … --site z --over layer,head                  which heads carry it
   … --site z --over layer,head --positions=-1   the same at the last position alone
   … --site resid_pre,attn_out,mlp_out           three heat maps
+  … --align                                     prompts of unequal length
   … --site pattern --over position,source --layers 12 --heads 3
   … --csv > sweep.csv                           one line per cell)";
 
@@ -51,10 +54,30 @@ absl::Status Estimate(const client::Client& client, const Global& global, const 
   return absl::OkStatus();
 }
 
+// Where the tokens of the prompt that is run have theirs in the other one.
+absl::Status AddAlignment(const client::Client& client, v1::SweepRequest& request) {
+  v1::SweepPair* pair = request.mutable_pairs(0);
+  const bool noise = request.direction() == v1::SWEEP_DIRECTION_NOISE;
+  v1::TokenizeRequest tokenize;
+  tokenize.set_model(request.model());
+  *tokenize.add_prompts() = noise ? pair->corrupt() : pair->clean();
+  *tokenize.add_prompts() = noise ? pair->clean() : pair->corrupt();
+  const auto reply = client.Tokenize(tokenize);
+  if (!reply.ok()) return reply.status();
+  std::vector<int64_t> ids[2];
+  for (int i = 0; i < 2 && i < reply->rows_size(); ++i) ids[i].assign(reply->rows(i).token_ids().begin(), reply->rows(i).token_ids().end());
+  for (const int32_t position : Align(ids[0], ids[1])) pair->add_source_positions(position);
+  return absl::OkStatus();
+}
+
 absl::Status Run(const client::Client& client, const Global& global, const Options& options) {
   if (global.json && options.csv) return absl::InvalidArgumentError("--json and --csv exclude each other");
   auto request = MakeSweepRequest(options.sweep);
   if (!request.ok()) return request.status();
+  if (options.sweep.align) {
+    const absl::Status aligned = AddAlignment(client, *request);
+    if (!aligned.ok()) return aligned;
+  }
   if (options.estimate) {
     if (options.csv) return absl::InvalidArgumentError("--estimate and --csv exclude each other");
     return Estimate(client, global, *request);

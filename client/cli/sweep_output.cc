@@ -30,6 +30,10 @@ std::string AxisName(const GridText& text, v1::SweepAxis axis) {
       return "head";
     case v1::SWEEP_AXIS_UNIT:
       return text.sources ? "source" : "unit";
+    case v1::SWEEP_AXIS_SECOND_LAYER:
+      return "second_layer";
+    case v1::SWEEP_AXIS_SECOND_HEAD:
+      return "second_head";
     case v1::SWEEP_AXIS_RECEIVER:
       return "receiver";
     case v1::SWEEP_AXIS_SENDER:

@@ -12,9 +12,14 @@ namespace {
 using Names = std::map<std::string, int>;
 
 const Names& Axes() {
-  static const Names axes = {{"site", v1::SWEEP_AXIS_SITE},         {"layer", v1::SWEEP_AXIS_LAYER},
-                             {"position", v1::SWEEP_AXIS_POSITION}, {"head", v1::SWEEP_AXIS_HEAD},
-                             {"unit", v1::SWEEP_AXIS_UNIT},         {"source", v1::SWEEP_AXIS_UNIT}};  // of pattern and attn_scores
+  static const Names axes = {{"site", v1::SWEEP_AXIS_SITE},
+                             {"layer", v1::SWEEP_AXIS_LAYER},
+                             {"position", v1::SWEEP_AXIS_POSITION},
+                             {"head", v1::SWEEP_AXIS_HEAD},
+                             {"unit", v1::SWEEP_AXIS_UNIT},
+                             {"source", v1::SWEEP_AXIS_UNIT},  // of pattern and attn_scores
+                             {"second_layer", v1::SWEEP_AXIS_SECOND_LAYER},
+                             {"second_head", v1::SWEEP_AXIS_SECOND_HEAD}};
   return axes;
 }
 const Names& Kinds() {
@@ -90,6 +95,8 @@ absl::Status FillGroups(const SweepOptions& options, v1::SweepRequest* request) 
 absl::Status FillNumbers(const SweepOptions& options, v1::SweepRequest* request) {
   absl::Status status = Fill(options.layers, "--layers", request->mutable_layers());
   if (status.ok()) status = Fill(options.heads, "--heads", request->mutable_heads());
+  if (status.ok()) status = Fill(options.second_layers, "--second-layers", request->mutable_second_layers());
+  if (status.ok()) status = Fill(options.second_heads, "--second-heads", request->mutable_second_heads());
   if (status.ok()) status = Fill(options.units, "--units", request->mutable_units());
   if (status.ok()) status = Fill(options.source_positions, "--source-positions", request->mutable_pairs(0)->mutable_source_positions());
   if (status.ok() && !options.positions.empty()) status = FillPositions(options.positions, "--positions", request->mutable_positions());
@@ -138,6 +145,8 @@ std::string SiteName(const std::string& name) {
 absl::StatusOr<v1::SweepRequest> MakeSweepRequest(const SweepOptions& options) {
   v1::SweepRequest request;
   request.set_model(options.model);
+  if (options.align && !options.source_positions.empty())
+    return absl::InvalidArgumentError("--align and --source-positions exclude each other: the one finds what the other gives");
   if (options.precision == "fast") request.set_precision(v1::SWEEP_PRECISION_FAST);
   v1::SweepPair* pair = request.add_pairs();
   absl::Status status = SetPrompt(options.clean, "clean prompt", options.how, pair->mutable_clean());
@@ -160,7 +169,7 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
   auto numbers = [&](const char* name, std::string* to, const char* text) { command.add_option(name, *to, text)->option_text("LIST"); };
   command.add_option("MODEL", o->model, "Name of the model, as `fluoroscope models` lists it")->required()->option_text(" ");
   command.add_option("--clean", o->clean, "The prompt with the right answer")->required()->option_text("TEXT");
-  command.add_option("--corrupt", o->corrupt, "The prompt that lacks what matters; the same number of tokens")
+  command.add_option("--corrupt", o->corrupt, "The prompt that lacks what matters; as many tokens, or see --align")
       ->required()
       ->option_text("TEXT");
   command.add_option("--answer", o->answers, "Token that the metric is about, as it is after the prompt: \" Mary\"; may be repeated")
@@ -183,7 +192,8 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
   command
       .add_option(
           "--over", o->over,
-          "The grid's axes, after commas, outermost first: layer, position, head, unit, site; of pattern also source (layer,position)")
+          "The grid's axes, after commas, outermost first: layer, position, head, unit, site; of pattern also source; of cells that change "
+          "two places also second_layer, second_head (layer,position)")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(OneOf(Axes()))
@@ -203,6 +213,8 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
       ->option_text("KIND");
   numbers("--layers", &o->layers, "Only these: 0,2,5-9; --layers=-1 is the last");
   numbers("--heads", &o->heads, "Only these");
+  numbers("--second-layers", &o->second_layers, "Only these on the axis second_layer; default: as --layers");
+  numbers("--second-heads", &o->second_heads, "Only these on the axis second_head; default: as --heads");
   numbers("--positions", &o->positions, "Only these; --positions=-1 is the last");
   command.add_option("--group", o->groups, "Positions that are patched together under a name: subject=1,3; may be repeated")
       ->allow_extra_args(false)
@@ -217,6 +229,10 @@ void AddSweepOptions(CLI::App& command, SweepOptions* o) {
   numbers("--source-positions", &o->source_positions,
           "For prompts of unequal length: for each position of the prompt that is run, the other's position whose value goes there, -1 for "
           "none");
+  command.add_flag(
+      "--align", o->align,
+      "For prompts of unequal length: finds --source-positions. Equal stretches of tokens belong together, and so do stretches "
+      "of equal length between them");
   command.add_option("--reference", o->references, "Prompt that means and resampled values come from; may be repeated")
       ->allow_extra_args(false)
       ->option_text("TEXT");

@@ -18,7 +18,8 @@ struct SweepOptions {
   std::vector<std::string> answers, foils;
   std::string metric;  // empty: logit_diff with foils, else logits
   std::string direction = "denoise", kind = "patch", precision = "model";
-  std::string layers, heads, positions, units, source_positions;  // lists of numbers
+  std::string layers, heads, second_layers, second_heads, positions, units, source_positions;  // lists of numbers
+  bool align = false;                                                                          // find source_positions
   std::vector<std::string> groups, references;
   uint32_t window = 1, unit_block = 1;
   uint64_t seed = 0;
@@ -28,7 +29,7 @@ struct SweepOptions {
 // `options` outlives the parsing.
 void AddSweepOptions(CLI::App& command, SweepOptions* options);
 
-// INVALID_ARGUMENT for what can be seen to be wrong without the model.
+// INVALID_ARGUMENT for what can be seen to be wrong without the model. The map that `align` asks for is not in it: it needs the tokens.
 absl::StatusOr<v1::SweepRequest> MakeSweepRequest(const SweepOptions& options);
 
 // "0,2,5-9,-1": numbers and ranges that include both ends.

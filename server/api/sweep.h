@@ -14,13 +14,15 @@
 namespace fluoroscope::api {
 
 struct SweepPair {
-  Prompt clean, corrupt;
+  std::optional<Prompt> clean, corrupt;  // the source prompt may be absent where handles give the values
   // By position of the base prompt: the source position whose value goes there, -1 for none. Absent: the same position.
   std::optional<std::vector<int32_t>> source_positions;
+  std::vector<std::string> source_handles;  // ids; what cells copy, instead of the source run's values
 };
 
 enum class SweepDirection { kDenoise, kNoise };
-enum class SweepAxis { kSite, kLayer, kPosition, kHead, kUnit, kReceiver, kSender };  // the last two: of path patching only
+// kReceiver and kSender: of path patching only.
+enum class SweepAxis { kSite, kLayer, kPosition, kHead, kUnit, kReceiver, kSender, kSecondLayer, kSecondHead };
 enum class SweepCell { kPatch, kZero, kMean, kResample };
 
 // Positions that are changed together: one place on the position axis.
@@ -44,6 +46,8 @@ struct SweepRequest {
   std::vector<SweepAxis> over;
   std::vector<int32_t> layers;                      // empty: all
   std::vector<uint32_t> heads;                      // empty: all
+  std::vector<int32_t> second_layers;               // of the second place; empty: as layers
+  std::vector<uint32_t> second_heads;               // likewise
   std::optional<Positions> positions;               // absent: all
   std::vector<SweepGroup> groups;                   // instead of positions
   std::vector<uint32_t> units;                      // empty: all
@@ -92,7 +96,7 @@ struct SweepCells {
 // What the metrics say without any change.
 struct SweepReference {
   uint32_t pair = 0;
-  std::vector<double> base, source;  // one per metric
+  std::vector<double> base, source;  // one per metric; `source` is empty without a source prompt
 };
 
 struct SweepSummary {

@@ -32,6 +32,10 @@ absl::Status CheckPairs(const std::vector<sweep::Pair>& pairs, bool integrated, 
 
 absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, const api::AttributionRequest& request,
                                                   const config::Limits& limits) {
+  for (api::SweepAxis axis : request.grid.over)
+    if (axis == api::SweepAxis::kSecondLayer || axis == api::SweepAxis::kSecondHead)
+      return absl::InvalidArgumentError(
+          "grid.over: an attribution is linear, so that of two places is the sum of both; SECOND_LAYER and SECOND_HEAD are axes of sweeps");
   FS_ASSIGN_OR_RETURN(BuiltSweep sweep, BuildSweep(model, request.grid, limits));
   if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
     return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");

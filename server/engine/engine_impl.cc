@@ -319,9 +319,9 @@ class EngineImpl final : public Engine {
 
   template <typename Request>
   void EstimateGrid(Request request, api::CallContext call, Callback<api::SweepCost> done) {
-    Prepare<api::SweepCost>(std::move(call), std::move(done), [this, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
+    Prepare<api::SweepCost>(call, std::move(done), [this, call, request = std::move(request)]() -> absl::StatusOr<api::SweepCost> {
       FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
-      FS_ASSIGN_OR_RETURN(const GridPlan plan, PlanOf(*model, request, config_));
+      FS_ASSIGN_OR_RETURN(const GridPlan plan, PlanOf(*model, request, {config_, handles_.Of(call)}));
       return plan.header.cost;
     });
   }
@@ -330,7 +330,7 @@ class EngineImpl final : public Engine {
   absl::Status SubmitGrid(const Request& request, const api::CallContext& call, const std::shared_ptr<api::SweepSink>& sink,
                           std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(ModelOf(request)));
-    FS_ASSIGN_OR_RETURN(GridWork grid, WorkOf(*model, request, config_, metrics_, {sink, arrived}));
+    FS_ASSIGN_OR_RETURN(GridWork grid, WorkOf(*model, request, {config_, handles_.Of(call)}, metrics_, {sink, arrived}));
     Submit(std::move(grid.work), grid.peak_bytes, grid.flops, call, sink);
     return absl::OkStatus();
   }

@@ -40,10 +40,10 @@ GridWork WorkOfPlan(GridPlan plan, obs::Metrics& metrics, GridReply reply) {
           peak_bytes, flops};
 }
 
-absl::StatusOr<GridWork> WorkOfFast(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOfFast(const LoadedModel& model, const api::SweepRequest& request, const GridContext& context,
                                     obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
-  Complete(built.header, built.hash, model, config);
+  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, context.config.limits, context.handles));
+  Complete(built.header, built.hash, model, context.config);
   built.header.provenance.dtype += ", matrix products in bfloat16";
   const api::SweepCost cost = built.header.cost;
   sweep::FastSweepRun::Plan plan{std::move(built.plan), *request.fast, model.half};
@@ -64,39 +64,39 @@ GridWork WorkOfAttribution(BuiltAttribution built, const LoadedModel& model, con
 
 }  // namespace
 
-absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config) {
-  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, config.limits));
-  return PlanOfBuilt(std::move(built), model, config);
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const GridContext& context) {
+  FS_ASSIGN_OR_RETURN(BuiltSweep built, BuildSweep(model, request, context.config.limits, context.handles));
+  return PlanOfBuilt(std::move(built), model, context.config);
 }
 
-absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config) {
-  FS_ASSIGN_OR_RETURN(BuiltPaths built, BuildPaths(model, request, config.limits));
-  return PlanOfBuilt(std::move(built), model, config);
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const GridContext& context) {
+  FS_ASSIGN_OR_RETURN(BuiltPaths built, BuildPaths(model, request, context.config.limits));
+  return PlanOfBuilt(std::move(built), model, context.config);
 }
 
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply) {
-  if (request.fast) return WorkOfFast(model, request, config, metrics, std::move(reply));
-  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, config));
+  if (request.fast) return WorkOfFast(model, request, context, metrics, std::move(reply));
+  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, context));
   return WorkOfPlan(std::move(plan), metrics, std::move(reply));
 }
 
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, config));
+  FS_ASSIGN_OR_RETURN(GridPlan plan, PlanOf(model, request, context));
   return WorkOfPlan(std::move(plan), metrics, std::move(reply));
 }
 
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(model, request, config.limits));
-  return WorkOfAttribution(std::move(built), model, config, metrics, std::move(reply));
+  FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildAttribution(model, request, context.config.limits));
+  return WorkOfAttribution(std::move(built), model, context.config, metrics, std::move(reply));
 }
 
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply) {
-  FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildEdges(model, request, config.limits));
-  return WorkOfAttribution(std::move(built), model, config, metrics, std::move(reply));
+  FS_ASSIGN_OR_RETURN(BuiltAttribution built, BuildEdges(model, request, context.config.limits));
+  return WorkOfAttribution(std::move(built), model, context.config, metrics, std::move(reply));
 }
 
 }  // namespace fluoroscope::engine

@@ -12,6 +12,7 @@
 #include "api/path.h"
 #include "api/sweep.h"
 #include "config/config.h"
+#include "engine/handle_values.h"
 #include "engine/loaded_model.h"
 #include "sched/work.h"
 #include "sweep/finished_cells.h"
@@ -35,23 +36,29 @@ struct GridReply {
   std::chrono::steady_clock::time_point arrived;
 };
 
+// What requests are resolved with, beside the model.
+struct GridContext {
+  const config::ServerConfig& config;
+  RequestHandles handles = {};  // that the request may read; none by default
+};
+
 // A grid whose cells may be run in parts: of sweeps and path patching.
 struct GridPlan {
   api::SweepHeader header;  // complete; plan_sha256 is there
   std::vector<std::string> warnings;
   std::function<sweep::Pieces(sweep::FinishedCells)> pieces;  // of what is not finished; once
 };
-absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config);
-absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config);
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::SweepRequest& request, const GridContext& context);
+absl::StatusOr<GridPlan> PlanOf(const LoadedModel& model, const api::PathRequest& request, const GridContext& context);
 
 // Resolves a request; runs nothing. `metrics` outlives the work.
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::SweepRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply);
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::PathRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply);
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::AttributionRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply);
-absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const config::ServerConfig& config,
+absl::StatusOr<GridWork> WorkOf(const LoadedModel& model, const api::EdgesRequest& request, const GridContext& context,
                                 obs::Metrics& metrics, GridReply reply);
 
 inline const std::string& ModelOf(const api::SweepRequest& request) { return request.model; }

@@ -78,7 +78,9 @@ absl::StatusOr<StoredHandle> RequestHandles::Find(const std::string& id, const s
   if (const auto it = found_.find(id); it != found_.end()) return it->second;
   if (store_ == nullptr)
     return absl::InvalidArgumentError(
-        field + ": handles are sources of interventions in Inference.Forward and Inference.Generate; here give the values");
+        field +
+        ": handles are sources of interventions in Inference.Forward and Inference.Generate, and of Patching.Sweep's pairs; here "
+        "give the values");
   absl::StatusOr<StoredHandle> handle = store_->Find(id, principal_);
   if (!handle.ok()) return absl::Status(handle.status().code(), absl::StrCat(field, ": ", std::string(handle.status().message())));
   found_.emplace(id, *handle);
@@ -90,13 +92,18 @@ api::DType DTypeAt(const LoadedModel& model, model::Site site) {
   return *tensor::ToApiDType(model.model->dtype);  // weights have no other dtypes than the wire's
 }
 
+absl::Status CheckHandleWeights(const store::Stored& handle, const LoadedModel& model, const std::string& field) {
+  const api::Handle& info = handle.info();
+  if (info.weights_sha256 == model.model->weights_sha256) return absl::OkStatus();
+  return Invalid(field, handle,
+                 absl::StrCat("is of model ", info.model, " (weights ", info.weights_sha256, "), and this request is for ", model.name,
+                              " (weights ", model.model->weights_sha256, ")"));
+}
+
 absl::Status CheckHandle(const store::Stored& handle, const LoadedModel& model, model::Site site, int64_t layer, bool minus_infinity,
                          const std::string& field) {
   const api::Handle& info = handle.info();
-  if (info.weights_sha256 != model.model->weights_sha256)
-    return Invalid(field, handle,
-                   absl::StrCat("is of model ", info.model, " (weights ", info.weights_sha256, "), and this request is for ", model.name,
-                                " (weights ", model.model->weights_sha256, ")"));
+  FS_RETURN_IF_ERROR(CheckHandleWeights(handle, model, field));
   const std::string place = model::FullName(site, layer);
   if (info.site != place) return Invalid(field, handle, absl::StrCat("is of ", info.site, ", and the intervention acts at ", place));
   const api::DType dtype = DTypeAt(model, site);

@@ -54,6 +54,9 @@ absl::StatusOr<std::vector<int64_t>> HandlePositions(const store::Stored& handle
 absl::Status CheckAscendingIn(const store::Stored& handle, const LoadedModel& model, const api::Positions& positions,
                               const std::string& field);
 
+// INVALID_ARGUMENT unless the handle is of this model's weights.
+absl::Status CheckHandleWeights(const store::Stored& handle, const LoadedModel& model, const std::string& field);
+
 // INVALID_ARGUMENT unless the handle is of this model's weights, and of this place in the dtype it has there; and numbers.
 absl::Status CheckHandle(const store::Stored& handle, const LoadedModel& model, model::Site site, int64_t layer, bool minus_infinity,
                          const std::string& field);

@@ -77,9 +77,16 @@ absl::StatusOr<jobs::JobSpec> JobWork::MakeSpec(const std::string& kind, const s
   FS_ASSIGN_OR_RETURN(const api::GridRequest decoded, parts_.codec->DecodeRequest(kind, request));
   if (const auto* sweep = std::get_if<api::SweepRequest>(&decoded); sweep != nullptr && sweep->fast)
     return absl::InvalidArgumentError("precision: jobs are in the model's own numbers; Patching.Sweep can be FAST");
+  if (const auto* sweep = std::get_if<api::SweepRequest>(&decoded); sweep != nullptr)
+    for (size_t i = 0; i < sweep->pairs.size(); ++i)
+      if (!sweep->pairs[i].source_handles.empty())
+        return absl::InvalidArgumentError(
+            "pairs[" + std::to_string(i) +
+            "].source_handles: a job outlives restarts of the server and handles do not, so a job takes values "
+            "from prompts only; Patching.Sweep takes handles");
   const std::string name = std::visit([](const auto& grid) { return ModelOf(grid); }, decoded);
   FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, parts_.find(name));
-  FS_ASSIGN_OR_RETURN(const GridPlan plan, std::visit([&](const auto& grid) { return PlanOf(*model, grid, parts_.config); }, decoded));
+  FS_ASSIGN_OR_RETURN(const GridPlan plan, std::visit([&](const auto& grid) { return PlanOf(*model, grid, {parts_.config}); }, decoded));
   const api::SweepHeader& header = plan.header;
   if (header.cost.peak_bytes > header.cost.budget_bytes)
     return absl::ResourceExhaustedError("the request needs " + std::to_string(header.cost.peak_bytes) + " bytes; this server's budget is " +
@@ -123,7 +130,7 @@ absl::Status JobWork::Submit(const jobs::JobInfo& job, const std::vector<std::st
   const std::string& weights = (*model)->model->weights_sha256;
   if (weights != job.spec.weights_sha256) return Differs("weights of SHA-256", job.spec.weights_sha256, weights);
   FS_ASSIGN_OR_RETURN(const api::GridRequest request, parts_.codec->DecodeRequest(job.spec.kind, job.spec.request));
-  FS_ASSIGN_OR_RETURN(GridPlan plan, std::visit([&](const auto& grid) { return PlanOf(**model, grid, parts_.config); }, request));
+  FS_ASSIGN_OR_RETURN(GridPlan plan, std::visit([&](const auto& grid) { return PlanOf(**model, grid, {parts_.config}); }, request));
   const api::Provenance& now = plan.header.provenance;
   if (now.plan_sha256 != job.spec.plan_sha256) return Differs("a plan of SHA-256", job.spec.plan_sha256, now.plan_sha256);
   if (NumbersOf(now) != job.spec.numbers) return Differs("numbers in", job.spec.numbers, NumbersOf(now));

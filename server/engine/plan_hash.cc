@@ -133,6 +133,12 @@ void Write(const sweep::Pair& pair, Canonical& out) {
   Write(pair.source_metrics, out);
   Write(pair.base_edits, out);
   Write(pair.source_edits, out);
+  // A handle by what it holds. Nothing is written of pairs without any: jobs that were planned before there were handles keep their hash.
+  for (const auto& [point, given] : pair.given) {
+    out.Text("given");
+    out.Place({point.first, point.second, given.positions, given.heads, given.units});
+    out.Text(given.content);
+  }
 }
 
 void Write(const sweep::PathEnd& end, Canonical& out) {
@@ -208,6 +214,10 @@ std::string HashOf(const sweep::SweepPlan& plan, const std::optional<api::CellCh
   for (const std::vector<int64_t>& units : grid.units) out.Numbers(units);
   out.Number(grid.window);
   out.Number(grid.window_before);
+  if (!grid.second_layers.empty()) {  // as above: nothing of grids with one place
+    out.Numbers(grid.second_layers);
+    out.Numbers(grid.second_heads);
+  }
   out.Number(static_cast<int64_t>(plan.references.size()));
   for (const std::vector<int64_t>& ids : plan.references) out.Numbers(ids);
   out.Number(static_cast<int64_t>(plan.pairs.size()));

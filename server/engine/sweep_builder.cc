@@ -1,12 +1,14 @@
 #include "engine/sweep_builder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/status_macros.h"
 #include "engine/plan_builder.h"
 #include "engine/plan_hash.h"
 #include "engine/resolve.h"
 #include "engine/sweep_grid.h"
+#include "engine/sweep_handles.h"
 #include "engine/sweep_labels.h"
 #include "engine/sweep_pairs.h"
 #include "intervention/noise.h"
@@ -25,8 +27,8 @@ std::string At(const std::string& field, size_t index) { return field + "[" + st
 
 class Builder {
  public:
-  Builder(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits)
-      : model_(model), request_(request), limits_(limits), arch_(model.model->arch) {}
+  Builder(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits, RequestHandles handles)
+      : model_(model), request_(request), limits_(limits), handles_(std::move(handles)) {}
 
   absl::StatusOr<BuiltSweep> Build() {
     built_.plan.model = model_.model;
@@ -36,6 +38,8 @@ class Builder {
     FS_RETURN_IF_ERROR(Lenders());
     FS_RETURN_IF_ERROR(Places());
     FS_RETURN_IF_ERROR(ResolveUnitAxis(model_, request_, built_.plan.pairs, grid()));
+    FS_RETURN_IF_ERROR(ResolveSourceHandles(model_, request_, handles_, built_.plan));
+    if (request_.cell == api::SweepCell::kPatch) WarnOfSameTokens(built_.plan.pairs, built_.warnings);
     const size_t cells = grid().cells();
     if (cells > kMaxCells || cells * request_.pairs.size() > kMaxCells)
       return absl::ResourceExhaustedError(
@@ -63,14 +67,12 @@ class Builder {
     for (size_t i = 0; i < built_.plan.pairs.size(); ++i) {
       const sweep::Pair& pair = built_.plan.pairs[i];
       for (model::Site site : grid().sites)
-        if (request_.pairs[i].source_positions && model::SpecOf(site).axes.back() == model::Axis::kKey &&
-            pair.base_ids.size() != pair.source_ids.size())
+        if (request_.pairs[i].source_positions && request_.pairs[i].source_handles.empty() &&
+            model::SpecOf(site).axes.back() == model::Axis::kKey && pair.base_ids.size() != pair.source_ids.size())
           return absl::InvalidArgumentError(At("pairs", i) + ": " + std::string(model::SpecOf(site).name) +
                                             " has one entry per key token, so both prompts must have the same number of tokens");
     }
-    FS_RETURN_IF_ERROR(ResolveCorruption(model_, request_.corrupt_interventions, IsNoise(), built_.plan.pairs));
-    if (copies) WarnOfSameTokens(built_.plan.pairs, built_.warnings);
-    return absl::OkStatus();
+    return ResolveCorruption(model_, request_.corrupt_interventions, IsNoise(), built_.plan.pairs);
   }
 
   // The prompts that means and resampled values come from.
@@ -161,15 +163,16 @@ class Builder {
   const LoadedModel& model_;
   const api::SweepRequest& request_;
   const config::Limits& limits_;
-  const model::Architecture& arch_;
+  RequestHandles handles_;
   BuiltSweep built_;
   size_t tokens_ = 0;
 };
 
 }  // namespace
 
-absl::StatusOr<BuiltSweep> BuildSweep(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits) {
-  return Builder(model, request, limits).Build();
+absl::StatusOr<BuiltSweep> BuildSweep(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits,
+                                      RequestHandles handles) {
+  return Builder(model, request, limits, std::move(handles)).Build();
 }
 
 }  // namespace fluoroscope::engine

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "api/sweep.h"
 #include "config/config.h"
+#include "engine/handle_values.h"
 #include "engine/loaded_model.h"
 #include "sweep/planner.h"
 
@@ -19,7 +20,9 @@ struct BuiltSweep {
   std::string hash;  // SHA-256 of the canonical resolved plan
 };
 
-// Resolves everything a request names, and plans it once to know its cost. Runs nothing, allocates no tensors. Any thread.
-absl::StatusOr<BuiltSweep> BuildSweep(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits);
+// Resolves everything a request names, and plans it once to know its cost. Runs nothing, allocates no tensors. Any thread. `handles`: those
+// that it may read; none by default.
+absl::StatusOr<BuiltSweep> BuildSweep(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits,
+                                      RequestHandles handles = {});
 
 }  // namespace fluoroscope::engine

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/resolve.h"
 
@@ -25,6 +27,7 @@ class GridMaker {
     FS_RETURN_IF_ERROR(Sites());
     FS_RETURN_IF_ERROR(Layers());
     FS_RETURN_IF_ERROR(Heads());
+    FS_RETURN_IF_ERROR(SecondPlace());
     return std::move(grid_);
   }
 
@@ -48,17 +51,22 @@ class GridMaker {
     return absl::OkStatus();
   }
 
-  absl::Status Layers() {
+  // Ascending, each once; all when none is given.
+  absl::StatusOr<std::vector<int64_t>> LayersOf(const std::vector<int32_t>& given, const std::string& field) const {
     std::set<int64_t> layers;
-    for (int32_t layer : request_.layers) {
+    for (int32_t layer : given) {
       const int64_t absolute = layer < 0 ? layer + arch_.layers : layer;
       if (absolute < 0 || absolute >= arch_.layers)
-        return absl::InvalidArgumentError("layers: " + std::to_string(layer) + " is outside; " + model_.name + " has layers 0 to " +
+        return absl::InvalidArgumentError(field + ": " + std::to_string(layer) + " is outside; " + model_.name + " has layers 0 to " +
                                           std::to_string(arch_.layers - 1) + " (or -" + std::to_string(arch_.layers) + " to -1)");
       layers.insert(absolute);
     }
-    for (int64_t layer = 0; request_.layers.empty() && layer < arch_.layers; ++layer) layers.insert(layer);
-    grid_.layers.assign(layers.begin(), layers.end());
+    for (int64_t layer = 0; given.empty() && layer < arch_.layers; ++layer) layers.insert(layer);
+    return std::vector<int64_t>(layers.begin(), layers.end());
+  }
+
+  absl::Status Layers() {
+    FS_ASSIGN_OR_RETURN(grid_.layers, LayersOf(request_.layers, "layers"));
     grid_.window = request_.window;
     grid_.window_before = request_.window_before;
     if (request_.window_before >= request_.window)
@@ -89,6 +97,35 @@ class GridMaker {
     if (grid_.heads.empty()) {
       grid_.heads.resize(static_cast<size_t>(count));
       std::iota(grid_.heads.begin(), grid_.heads.end(), 0);
+    }
+    return absl::OkStatus();
+  }
+
+  // Of cells that change two places: both have the same axes, so that what is called the first place does not matter.
+  absl::Status SecondPlace() {
+    bool two = false;
+    for (const auto& [first, second, name] :
+         {std::tuple(SweepAxis::kLayer, SweepAxis::kSecondLayer, "LAYER"), std::tuple(SweepAxis::kHead, SweepAxis::kSecondHead, "HEAD")}) {
+      if (IsOver(request_, second) && !IsOver(request_, first))
+        return absl::InvalidArgumentError(absl::StrCat("over: SECOND_", name, " is there without ", name, "; of two places both have it"));
+      two = two || IsOver(request_, second);
+    }
+    const bool by_layer = IsOver(request_, SweepAxis::kSecondLayer), by_head = IsOver(request_, SweepAxis::kSecondHead);
+    if (two && (IsOver(request_, SweepAxis::kLayer) != by_layer || IsOver(request_, SweepAxis::kHead) != by_head))
+      return absl::InvalidArgumentError(absl::StrCat("over: cells change two places, and ", by_layer ? "HEAD" : "LAYER",
+                                                     " is an axis of the first only; add SECOND_", by_layer ? "HEAD" : "LAYER"));
+    if (!request_.second_layers.empty() && !by_layer)
+      return absl::InvalidArgumentError("second_layers is given, but SWEEP_AXIS_SECOND_LAYER is not in `over`");
+    if (!request_.second_heads.empty() && !by_head)
+      return absl::InvalidArgumentError("second_heads is given, but SWEEP_AXIS_SECOND_HEAD is not in `over`");
+    if (!two) return absl::OkStatus();
+    grid_.second_layers = grid_.layers;
+    grid_.second_heads = grid_.heads;
+    if (!request_.second_layers.empty()) {
+      FS_ASSIGN_OR_RETURN(grid_.second_layers, LayersOf(request_.second_layers, "second_layers"));
+    }
+    if (!request_.second_heads.empty()) {
+      FS_ASSIGN_OR_RETURN(grid_.second_heads, ResolveHeads(model_, request_.second_heads, {grid_.sites.front(), 0}, "second_heads"));
     }
     return absl::OkStatus();
   }

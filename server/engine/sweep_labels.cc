@@ -39,6 +39,10 @@ std::string Label(SweepAxis axis, const api::SweepRequest& request, const sweep:
       return std::to_string(plan.grid.layers[place]);
     case SweepAxis::kHead:
       return std::to_string(plan.grid.heads[place]);
+    case SweepAxis::kSecondLayer:
+      return std::to_string(plan.grid.second_layers[place]);
+    case SweepAxis::kSecondHead:
+      return std::to_string(plan.grid.second_heads[place]);
     case SweepAxis::kUnit:
       return Units(plan, plan.grid.units[place], bases);
     case SweepAxis::kPosition:

@@ -19,8 +19,11 @@ std::string At(const std::string& field, size_t index) { return field + "[" + st
 absl::Status SourcePositions(const api::SweepPair& from, bool copies, sweep::Pair& pair, const std::string& field) {
   const size_t base = pair.base_ids.size(), source = pair.source_ids.size();
   if (from.source_positions && !copies) return absl::InvalidArgumentError(field + ".source_positions: only patches have them");
+  const bool given = !from.source_handles.empty();  // positions are then those of the handles' sequence, which is looked at later
+  if (given && !copies)
+    return absl::InvalidArgumentError(field + ".source_handles: only patches (SWEEP_KIND_PATCH) copy values; ablations take none");
   if (!from.source_positions) {
-    if (base != source && copies)
+    if (base != source && copies && !given)
       return absl::InvalidArgumentError(
           field + ": the prompts have " + std::to_string(source) + " (source) and " + std::to_string(base) +
           " (base) tokens; give source_positions, which says for each base position where its value comes from");
@@ -33,7 +36,10 @@ absl::Status SourcePositions(const api::SweepPair& from, bool copies, sweep::Pai
                                       " entries; the base prompt has " + std::to_string(base) +
                                       " tokens, and each needs one (-1 for none)");
   for (int32_t position : *from.source_positions) {
-    if (position < -1 || position >= static_cast<int64_t>(source))
+    if (given && position < -1)
+      return absl::InvalidArgumentError(field + ".source_positions: " + std::to_string(position) +
+                                        " is no position of the handles' sequence; they count from 0, -1 is none");
+    if (!given && (position < -1 || position >= static_cast<int64_t>(source)))
       return absl::InvalidArgumentError(field + ".source_positions: " + std::to_string(position) +
                                         " is outside the source prompt, which has " + std::to_string(source) + " tokens: 0 to " +
                                         std::to_string(source - 1) + ", or -1 for none");
@@ -101,8 +107,13 @@ absl::StatusOr<ResolvedPairs> ResolvePairs(const LoadedModel& model, const std::
   const bool noise = direction == api::SweepDirection::kNoise;
   for (size_t i = 0; i < pairs.size(); ++i) {
     const std::string field = At("pairs", i);
-    FS_ASSIGN_OR_RETURN(api::RowInfo clean, ResolvePrompt(model, pairs[i].clean, field + ".clean"));
-    FS_ASSIGN_OR_RETURN(api::RowInfo corrupt, ResolvePrompt(model, pairs[i].corrupt, field + ".corrupt"));
+    api::RowInfo clean, corrupt;
+    if (pairs[i].clean) {
+      FS_ASSIGN_OR_RETURN(clean, ResolvePrompt(model, *pairs[i].clean, field + ".clean"));
+    }
+    if (pairs[i].corrupt) {
+      FS_ASSIGN_OR_RETURN(corrupt, ResolvePrompt(model, *pairs[i].corrupt, field + ".corrupt"));
+    }
     FS_RETURN_IF_ERROR(CountPairTokens(clean.token_ids.size() + corrupt.token_ids.size(), limits, field, out.tokens));
     sweep::Pair pair;
     pair.base_ids = noise ? clean.token_ids : corrupt.token_ids;
@@ -127,7 +138,13 @@ absl::StatusOr<std::vector<std::string>> ResolveSweepMetrics(const LoadedModel& 
     FS_ASSIGN_OR_RETURN(const std::vector<uint32_t> chosen, ResolveRows(metric.rows, pairs.size(), field + ".rows"));
     for (uint32_t index : chosen) {
       FS_RETURN_IF_ERROR(AddMetric(model, metric, pairs[index].base_ids, pairs[index].base_metrics, field));
-      FS_RETURN_IF_ERROR(AddMetric(model, metric, pairs[index].source_ids, pairs[index].source_metrics, field));
+      if (!pairs[index].source_ids.empty()) {
+        FS_RETURN_IF_ERROR(AddMetric(model, metric, pairs[index].source_ids, pairs[index].source_metrics, field));
+      } else if (const auto* to = std::get_if<api::ToReference>(&metric.kind); to != nullptr && to->row == 1) {
+        return absl::InvalidArgumentError(
+            field + " compares with the source run of pair " + std::to_string(index) +
+            ", which has handles and no source prompt; compare with the base run (row 0), or give the prompt");
+      }
     }
   }
   for (size_t i = 0; i < pairs.size(); ++i) {
@@ -149,7 +166,12 @@ absl::Status ResolveCorruption(const LoadedModel& model, const std::vector<api::
                                std::vector<sweep::Pair>& pairs) {
   if (interventions.empty()) return absl::OkStatus();
   PlanDraft draft(model);
-  for (const sweep::Pair& pair : pairs) draft.AddRow(noise ? pair.source_ids : pair.base_ids);
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const std::vector<int64_t>& corrupt = noise ? pairs[i].source_ids : pairs[i].base_ids;
+    if (corrupt.empty())
+      return absl::InvalidArgumentError("corrupt_interventions: " + At("pairs", i) + " has no corrupt prompt whose run they could edit");
+    draft.AddRow(corrupt);
+  }
   for (size_t i = 0; i < interventions.size(); ++i) {
     const std::string field = At("corrupt_interventions", i);
     const auto of_rows = [](const auto& kind) {
@@ -176,7 +198,7 @@ absl::Status ResolveCorruption(const LoadedModel& model, const std::vector<api::
 
 void WarnOfSameTokens(const std::vector<sweep::Pair>& pairs, std::vector<std::string>& warnings) {
   for (size_t i = 0; i < pairs.size(); ++i)
-    if (pairs[i].base_ids == pairs[i].source_ids && pairs[i].base_edits.empty() && pairs[i].source_edits.empty())
+    if (pairs[i].given.empty() && pairs[i].base_ids == pairs[i].source_ids && pairs[i].base_edits.empty() && pairs[i].source_edits.empty())
       warnings.push_back(At("pairs", i) + ": both prompts have the same tokens, so no patch can change anything");
 }
 

@@ -40,6 +40,8 @@ absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeReque
   const FieldPath root;
   api::AttributionRequest out;
   if (!request.has_grid()) return InvalidAt({&root, "grid"}, "is missing: it says which nodes get scores");
+  const FieldPath grid{&root, "grid"};
+  FS_RETURN_IF_ERROR(RefuseHandles(request.grid().pairs(), "an attribution", grid));
   FS_ASSIGN_OR_RETURN(out.grid, DecodeSweep(request.grid(), limits));
   out.method = DecodeMethod(request.method());
   FS_RETURN_IF_ERROR(CheckSteps(request.steps()));

@@ -53,6 +53,7 @@ absl::StatusOr<api::PathRequest> DecodePathPatch(const pb::PathPatchRequest& req
   const FieldPath root;
   api::PathRequest out;
   FS_ASSIGN_OR_RETURN(out.model, DecodeModelName(request.model()));
+  FS_RETURN_IF_ERROR(RefuseHandles(request.pairs(), "path patching", root));
   FS_ASSIGN_OR_RETURN(out.pairs, DecodePairs(request.pairs(), limits));
   if (request.direction() == pb::SWEEP_DIRECTION_DENOISE) out.direction = api::SweepDirection::kDenoise;
   FS_ASSIGN_OR_RETURN(out.senders, DecodeEnds(request.senders(), out.pairs.size(), root, "senders"));

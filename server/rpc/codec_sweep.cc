@@ -32,8 +32,13 @@ absl::StatusOr<api::SweepAxis> DecodeAxis(int axis, const FieldPath& path) {
       return api::SweepAxis::kHead;
     case pb::SWEEP_AXIS_UNIT:
       return api::SweepAxis::kUnit;
+    case pb::SWEEP_AXIS_SECOND_LAYER:
+      return api::SweepAxis::kSecondLayer;
+    case pb::SWEEP_AXIS_SECOND_HEAD:
+      return api::SweepAxis::kSecondHead;
     default:
-      return InvalidAt(path, "is ", axis, ", which is not an axis of sweeps; SITE, LAYER, POSITION, HEAD and UNIT are");
+      return InvalidAt(path, "is ", axis,
+                       ", which is not an axis of sweeps; SITE, LAYER, POSITION, HEAD, UNIT, SECOND_LAYER and SECOND_HEAD are");
   }
 }
 
@@ -49,6 +54,10 @@ pb::SweepAxis EncodeAxis(api::SweepAxis axis) {
       return pb::SWEEP_AXIS_HEAD;
     case api::SweepAxis::kUnit:
       return pb::SWEEP_AXIS_UNIT;
+    case api::SweepAxis::kSecondLayer:
+      return pb::SWEEP_AXIS_SECOND_LAYER;
+    case api::SweepAxis::kSecondHead:
+      return pb::SWEEP_AXIS_SECOND_HEAD;
     case api::SweepAxis::kReceiver:
       return pb::SWEEP_AXIS_RECEIVER;
     case api::SweepAxis::kSender:
@@ -72,6 +81,14 @@ api::SweepCell DecodeKind(pb::SweepKind kind) {
 
 }  // namespace
 
+absl::Status RefuseHandles(const google::protobuf::RepeatedPtrField<pb::SweepPair>& pairs, const char* what, const FieldPath& path) {
+  for (int i = 0; i < pairs.size(); ++i)
+    if (const FieldPath at{&path, "pairs", i}; pairs[i].source_handles_size() > 0)
+      return InvalidAt({&at, "source_handles"}, "is given, and ", what,
+                       " runs both prompts; only Patching.Sweep takes values from handles");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::RepeatedPtrField<pb::SweepPair>& pairs,
                                                         const DecodeLimits& limits) {
   const FieldPath root;
@@ -81,11 +98,21 @@ absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::
   for (int i = 0; i < pairs.size(); ++i) {
     const pb::SweepPair& pair = pairs[i];
     const FieldPath path{&root, "pairs", i};
-    if (!pair.has_clean()) return InvalidAt({&path, "clean"}, "is missing");
-    if (!pair.has_corrupt()) return InvalidAt({&path, "corrupt"}, "is missing");
+    const bool given = !pair.source_handles().empty();
+    if (!pair.has_clean() && !given) return InvalidAt({&path, "clean"}, "is missing");
+    if (!pair.has_corrupt() && !given) return InvalidAt({&path, "corrupt"}, "is missing");
     api::SweepPair decoded;
-    FS_ASSIGN_OR_RETURN(decoded.clean, DecodePrompt(pair.clean(), {&path, "clean"}));
-    FS_ASSIGN_OR_RETURN(decoded.corrupt, DecodePrompt(pair.corrupt(), {&path, "corrupt"}));
+    if (pair.has_clean()) {
+      FS_ASSIGN_OR_RETURN(decoded.clean, DecodePrompt(pair.clean(), {&path, "clean"}));
+    }
+    if (pair.has_corrupt()) {
+      FS_ASSIGN_OR_RETURN(decoded.corrupt, DecodePrompt(pair.corrupt(), {&path, "corrupt"}));
+    }
+    FS_RETURN_IF_ERROR(CheckEntries({&path, "source_handles"}, pair.source_handles_size()));
+    for (int h = 0; h < pair.source_handles_size(); ++h) {
+      if (pair.source_handles(h).empty()) return InvalidAt({&path, "source_handles", h}, "is empty: give a handle's id");
+      decoded.source_handles.push_back(pair.source_handles(h));
+    }
     if (pair.source_positions_size() > 0)
       decoded.source_positions = std::vector<int32_t>(pair.source_positions().begin(), pair.source_positions().end());
     out.push_back(std::move(decoded));
@@ -112,6 +139,10 @@ absl::Status DecodeGrid(const pb::SweepRequest& request, api::SweepRequest& out)
   out.layers.assign(request.layers().begin(), request.layers().end());
   FS_RETURN_IF_ERROR(CheckEntries({&root, "heads"}, request.heads_size()));
   out.heads.assign(request.heads().begin(), request.heads().end());
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "second_layers"}, request.second_layers_size()));
+  out.second_layers.assign(request.second_layers().begin(), request.second_layers().end());
+  FS_RETURN_IF_ERROR(CheckEntries({&root, "second_heads"}, request.second_heads_size()));
+  out.second_heads.assign(request.second_heads().begin(), request.second_heads().end());
   FS_RETURN_IF_ERROR(CheckEntries({&root, "units"}, request.units_size()));
   out.units.assign(request.units().begin(), request.units().end());
   out.unit_block = std::max<uint32_t>(1, request.unit_block());
@@ -248,6 +279,10 @@ absl::StatusOr<api::SweepRequest> DecodeSweep(const pb::SweepRequest& request, c
   FS_ASSIGN_OR_RETURN(out.pairs, DecodePairs(request.pairs(), limits));
   FS_RETURN_IF_ERROR(DecodeGrid(request, out));
   if (request.direction() == pb::SWEEP_DIRECTION_NOISE) out.direction = api::SweepDirection::kNoise;
+  const bool noise = out.direction == api::SweepDirection::kNoise;
+  for (size_t i = 0; i < out.pairs.size(); ++i)
+    if (const FieldPath path{&root, "pairs", static_cast<int>(i)}; !(noise ? out.pairs[i].clean : out.pairs[i].corrupt))
+      return InvalidAt({&path, noise ? "clean" : "corrupt"}, "is missing: it is the prompt that is run; handles stand for the other one");
   out.cell = DecodeKind(request.kind());
   FS_RETURN_IF_ERROR(CheckEntries({&root, "references"}, request.references_size(), kMaxReferences));
   for (int i = 0; i < request.references_size(); ++i) {

@@ -9,7 +9,11 @@
 
 namespace fluoroscope::rpc {
 
-// What sweeps and path patching share; the messages have passed CheckStrict.
+// INVALID_ARGUMENT when a pair has source handles: `what` cannot read any.
+absl::Status RefuseHandles(const google::protobuf::RepeatedPtrField<fluoroscope::v1::SweepPair>& pairs, const char* what,
+                           const FieldPath& path);
+
+// What sweeps and path patching share; the messages have passed CheckStrict. Prompts may be absent where there are handles.
 absl::StatusOr<std::vector<api::SweepPair>> DecodePairs(const google::protobuf::RepeatedPtrField<fluoroscope::v1::SweepPair>& pairs,
                                                         const DecodeLimits& limits);
 absl::StatusOr<std::vector<api::Metric>> DecodeSweepMetrics(const google::protobuf::RepeatedPtrField<fluoroscope::v1::Metric>& metrics,

@@ -60,6 +60,12 @@ size_t PieceBuilder::KeepLogits(size_t row, int64_t position, bool log_probabili
   return keys_++;
 }
 
+size_t PieceBuilder::Give(run::GivenPlan given) {
+  given.key = keys_;
+  piece_.plan.given.push_back(std::move(given));
+  return keys_++;
+}
+
 PieceBuilder::PairRows PieceBuilder::AddPair(const Pair& pair, uint32_t index) {
   using Is = Piece::Row::Is;
   using intervention::ToReference;
@@ -68,8 +74,11 @@ PieceBuilder::PairRows PieceBuilder::AddPair(const Pair& pair, uint32_t index) {
   PairRows rows;
   rows.base = NewRow({apart ? Is::kLender : Is::kBase, index, 0}, pair.base_ids, kRunWave).index;
   row(rows.base).edits = pair.base_edits;
-  rows.source = NewRow({apart ? Is::kLender : Is::kSource, index, 0}, pair.source_ids, kRunWave).index;
-  row(rows.source).edits = pair.source_edits;
+  const bool has_source = !pair.source_ids.empty();
+  if (has_source) {
+    rows.source = NewRow({apart ? Is::kLender : Is::kSource, index, 0}, pair.source_ids, kRunWave).index;
+    row(rows.source).edits = pair.source_edits;
+  }
   rows.trunk = NewTrunk(rows.base);
   // Both lists have the same metrics in the same order; only positions differ.
   const auto read = [&](std::vector<run::MetricPlan> metrics) {
@@ -86,12 +95,13 @@ PieceBuilder::PairRows PieceBuilder::AddPair(const Pair& pair, uint32_t index) {
   std::vector<run::MetricPlan> of_source = read(pair.source_metrics);
   if (!apart) {
     row(rows.base).metrics = rows.metrics;
-    row(rows.source).metrics = std::move(of_source);
+    if (has_source) row(rows.source).metrics = std::move(of_source);
     return rows;
   }
   run::RowPlan& base = NewRow({Is::kBase, index, 0}, pair.base_ids, kReadWave);
   base.edits = pair.base_edits;
   base.metrics = rows.metrics;
+  if (!has_source) return rows;
   run::RowPlan& source = NewRow({Is::kSource, index, 0}, pair.source_ids, kReadWave);
   source.edits = pair.source_edits;
   source.metrics = std::move(of_source);

@@ -37,10 +37,14 @@ class PieceBuilder {
   // A row's log-probabilities (or logits) at a position: the key.
   size_t KeepLogits(size_t row, int64_t position, bool log_probabilities);
 
-  // Base and source run of a pair, with their metrics; the base run is a trunk. Metrics that compare with one of these runs are read of
-  // rows of their own, in the next wave: a run cannot be compared with what runs beside it.
+  // A value that is there from the start: the key.
+  size_t Give(run::GivenPlan given);
+
+  // Base and source run of a pair (which may have none), with their metrics; the base run is a trunk. Metrics that compare with one of
+  // these runs are read of rows of their own, in the next wave: a run cannot be compared with what runs beside it.
   struct PairRows {
-    size_t base = 0, source = 0, trunk = 0;
+    size_t base = 0, source = kNone, trunk = 0;
+    static constexpr size_t kNone = static_cast<size_t>(-1);
     std::vector<run::MetricPlan> metrics;  // of cells
   };
   PairRows AddPair(const Pair& pair, uint32_t index);

@@ -31,7 +31,7 @@ api::SweepCost CostOf(const Pieces& pieces, const std::shared_ptr<const model::M
     const run::Cost run = run::CostOf(piece.plan);
     cost.flops += run.flops;
     cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes);
-    cost.filled_cells += piece.filled.size();
+    for (const Piece::Row& cell : piece.filled) cost.filled_cells += cell.twin ? 2 : 1;
     at = piece.end;
   }
   double base_flops = 0;  // one whole forward of each pair's base

@@ -3,7 +3,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "api/sweep.h"
@@ -17,6 +21,7 @@ struct Piece {
   struct Row {
     enum class Is { kBase, kSource, kLender, kCell } is = Is::kCell;  // a lender gives values and has no metrics
     uint32_t pair = 0, cell = 0;
+    std::optional<uint32_t> twin = {};  // another cell that is the same change
   };
   run::RunPlan plan;        // finished; each row's index is its own place
   std::vector<Row> rows;    // what the plan's rows are
@@ -38,12 +43,22 @@ struct Pieces {
   }
 };
 
-// Two prompts, resolved. Groups and the base's metrics are about the base prompt's positions.
+// What a pair's cells copy at one hook point, where it is not the source run's: a tensor that was there before the run.
+struct GivenSource {
+  at::Tensor value;                   // the site's axes; on the CPU, nobody writes to it
+  std::vector<int64_t> positions;     // of the sequence that it comes from: one for each entry of its position axis, ascending
+  std::vector<int64_t> heads, units;  // likewise; empty: all of the site's
+  std::string content;                // SHA-256 of the value
+};
+
+// Two prompts, resolved. Without a source prompt (handles give the values) `source_ids` and `source_metrics` are empty. Groups and the
+// base's metrics are about the base prompt's positions.
 struct Pair {
   std::vector<int64_t> base_ids, source_ids;
-  std::vector<int64_t> donor_ids;            // whose values are copied; empty: the source's
-  std::vector<int64_t> source_of;            // by base position: the source position whose value goes there, -1 for none
-  std::vector<std::vector<int64_t>> groups;  // places on the position axis: base positions, ascending
+  std::vector<int64_t> donor_ids;  // whose values are copied; empty: the source's
+  std::vector<int64_t> source_of;  // by base position: the source position whose value goes there, -1 for none
+  std::map<std::pair<model::Site, int64_t>, GivenSource> given;  // by site and layer; with any, all that cells copy is given
+  std::vector<std::vector<int64_t>> groups;                      // places on the position axis: base positions, ascending
   // One per metric, with one position each. What a ToReference compares with is one of these runs, not a kept value.
   std::vector<run::MetricPlan> base_metrics, source_metrics;
   static constexpr intervention::Kept kBaseRun = 0, kSourceRun = 1;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -30,23 +31,33 @@ run::Point StartOf(Site site, int64_t layer) {
 std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const CellChange& change) {
   std::vector<int64_t> altered;
   const bool copies = sweep.cell == api::SweepCell::kPatch || sweep.cell == api::SweepCell::kResample;
+  const bool given = !pair.given.empty();  // any value, whatever the tokens are
   const std::vector<int64_t>& donor = pair.donor_ids.empty() ? pair.source_ids : pair.donor_ids;
   const bool own_token_only = change.site == Site::kResidPre && change.layers.size() == 1 && change.layers.front() == 0;
   const bool over_keys = model::SpecOf(change.site).axes.back() == model::Axis::kKey && !change.units.empty();
-  const size_t common = pair.Common(donor);
+  const size_t common = given ? 0 : pair.Common(donor);
   for (int64_t position : pair.groups[change.group]) {
     const size_t p = static_cast<size_t>(position);
-    if (over_keys && change.units.front() > position) continue;  // no query sees keys behind it
+    // No query sees keys behind it, unless somebody gives a pattern in which one does.
+    if (over_keys && change.units.front() > position && !(given && change.site == Site::kPattern)) continue;
     if (copies) {
       const int64_t source = pair.source_of[p];
       if (source < 0) continue;
       const bool same_place = source == position;
       if (same_place && p < common) continue;
-      if (own_token_only && same_place && donor[p] == pair.base_ids[p] && !pair.Edited(position)) continue;
+      if (!given && own_token_only && same_place && donor[p] == pair.base_ids[p] && !pair.Edited(position)) continue;
     }
     altered.push_back(position);
   }
   return altered;
+}
+
+// Where each of `wanted` stands in `has`, which is ascending and has them all; empty: everything, as it lies.
+std::vector<int64_t> PlacesIn(const std::vector<int64_t>& has, const std::vector<int64_t>& wanted) {
+  if (has.empty()) return wanted;
+  std::vector<int64_t> places;
+  for (int64_t one : wanted) places.push_back(std::lower_bound(has.begin(), has.end(), one) - has.begin());
+  return places;
 }
 
 // Plans one piece.
@@ -64,7 +75,7 @@ class PiecePlanner {
       bool begun = false;  // a pair that is finished is not begun
       for (; at < (pair + 1) * cells && build_.rows() < kMaxRows && ids < kMaxIds; ++at) {
         const uint32_t cell = sweep_.CellAt(at);
-        if (sweep_.finished.Has(pair, cell)) continue;
+        if (sweep_.LeftOut(pair, cell)) continue;
         if (!std::exchange(begun, true)) Begin(pair);
         Add(pair, cell);
         ids += sweep_.pairs[pair].base_ids.size();
@@ -79,6 +90,7 @@ class PiecePlanner {
   void Begin(uint32_t index) {
     const Pair& pair = sweep_.pairs[index];
     runs_ = build_.AddPair(pair, index);
+    given_.clear();
     donor_ = pair.donor_ids.empty() ? runs_.source : build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kRunWave).index;
   }
 
@@ -94,47 +106,62 @@ class PiecePlanner {
   void Add(uint32_t index, uint32_t cell) {
     const Pair& pair = sweep_.pairs[index];
     const CellChange change = sweep_.grid.At(cell);
+    const Piece::Row meaning{Piece::Row::Is::kCell, index, cell, sweep_.TwinOf(index, cell)};
     const std::vector<int64_t> positions = Altered(sweep_, pair, change);
     std::vector<run::MetricPlan> metrics;  // those that lie behind the change; the others are the base run's
     if (!positions.empty())
       for (const run::MetricPlan& metric : runs_.metrics)
         if (metric.positions.front() >= positions.front()) metrics.push_back(metric);
     if (metrics.empty()) {
-      build_.Fill({Piece::Row::Is::kCell, index, cell});
+      build_.Fill(meaning);
       return;
     }
     const run::Point start = StartOf(change.site, change.layers.front());
     build_.BeginsAt(runs_.trunk, runs_.base, start);
     std::vector<run::EditPlan> edits;
-    for (int64_t layer : change.layers) edits.push_back(Edit(pair, change, layer, positions));
-    run::RowPlan& row = build_.NewRow({Piece::Row::Is::kCell, index, cell}, pair.base_ids, kCellWave);
+    for (size_t i = 0; i < change.layers.size(); ++i) edits.push_back(Edit(pair, change, i, positions));
+    run::RowPlan& row = build_.NewRow(meaning, pair.base_ids, kCellWave);
     row.fork = run::ForkPlan{runs_.trunk, start, positions.front()};
     row.edits = std::move(edits);
     row.metrics = std::move(metrics);
   }
 
-  run::EditPlan Edit(const Pair& pair, const CellChange& change, int64_t layer, const std::vector<int64_t>& positions) {
+  // The change in one of its layers.
+  run::EditPlan Edit(const Pair& pair, const CellChange& change, size_t place, const std::vector<int64_t>& positions) {
+    const int64_t layer = change.layers[place];
+    const std::vector<int64_t>& heads = change.HeadsIn(place);
     run::EditPlan edit;
-    edit.place = {change.site, layer, positions, change.heads, change.units};
+    edit.place = {change.site, layer, positions, heads, change.units};
     switch (sweep_.cell) {
       case api::SweepCell::kPatch:
       case api::SweepCell::kResample: {
-        intervention::Copy copy;
-        copy.source = build_.Keep(donor_, change.site, layer);
-        for (int64_t position : positions) copy.lines.push_back(pair.source_of[static_cast<size_t>(position)]);
-        copy.heads = change.heads;
-        copy.units = change.units;
-        edit.edit = std::move(copy);
+        std::vector<int64_t> from;
+        for (int64_t position : positions) from.push_back(pair.source_of[static_cast<size_t>(position)]);
+        edit.edit = pair.given.empty() ? intervention::Copy{build_.Keep(donor_, change.site, layer), std::move(from), heads, change.units}
+                                       : CopyGiven(pair.given.at({change.site, layer}), change, layer, from, heads);
         break;
       }
       case api::SweepCell::kZero:
         edit.edit = intervention::Zero{};
         break;
       case api::SweepCell::kMean:
-        edit.edit = intervention::Mean{MeanOf(change.site, layer), change.heads, change.units};
+        edit.edit = intervention::Mean{MeanOf(change.site, layer), heads, change.units};
         break;
     }
     return edit;
+  }
+
+  // Positions, heads and units are the model's; the tensor may have only some.
+  intervention::Copy CopyGiven(const GivenSource& source, const CellChange& change, int64_t layer, const std::vector<int64_t>& positions,
+                               const std::vector<int64_t>& heads) {
+    const auto [it, is_new] = given_.try_emplace({change.site, layer}, 0);
+    if (is_new) {
+      std::vector<int64_t> lines(source.positions.size());
+      std::iota(lines.begin(), lines.end(), 0);
+      const uint64_t copied = sweep_.model->device.is_cpu() ? 0 : source.value.nbytes();
+      it->second = build_.Give({source.value, {change.site, layer, std::move(lines), {}, {}}, 0, copied, source.content});
+    }
+    return {it->second, PlacesIn(source.positions, positions), PlacesIn(source.heads, heads), PlacesIn(source.units, change.units)};
   }
 
   const SweepPlan& sweep_;
@@ -142,6 +169,7 @@ class PiecePlanner {
   // Of the pair that is being planned:
   PieceBuilder::PairRows runs_;
   size_t donor_ = 0;
+  std::map<std::pair<Site, int64_t>, size_t> given_;  // keys of what is given
   // Of all pairs:
   std::vector<size_t> references_;
   std::map<std::pair<Site, int64_t>, std::shared_ptr<intervention::Mean::Reference>> means_;
@@ -149,12 +177,21 @@ class PiecePlanner {
 
 }  // namespace
 
+std::optional<uint32_t> SweepPlan::TwinOf(uint32_t pair, uint32_t cell) const {
+  const std::optional<size_t> twin = grid.Twin(cell);
+  if (!twin) return std::nullopt;
+  const auto number = static_cast<uint32_t>(*twin);
+  if (!chosen.empty() && !std::binary_search(chosen.begin(), chosen.end(), number)) return std::nullopt;
+  if (finished.Has(pair, number)) return std::nullopt;
+  return number;
+}
+
 Piece PlanPiece(const SweepPlan& sweep, size_t begin) { return PiecePlanner(sweep).Plan(begin); }
 
 Pieces PiecesOf(SweepPlan sweep) {
   const auto plan = std::make_shared<const SweepPlan>(std::move(sweep));
   return {plan->cells(), [plan](size_t begin) { return PlanPiece(*plan, begin); },
-          [plan](size_t place) { return plan->finished.Has(plan->PairAt(place), plan->CellAt(place)); }};
+          [plan](size_t place) { return plan->LeftOut(plan->PairAt(place), plan->CellAt(place)); }};
 }
 
 api::SweepCost CostOf(const SweepPlan& sweep) {

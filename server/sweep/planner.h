@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,10 @@ struct SweepPlan {
     const size_t number = place % cells_per_pair();
     return chosen.empty() ? static_cast<uint32_t>(number) : chosen[number];
   }
+  // Another cell that is the same change and is wanted too: only the first of both is run.
+  std::optional<uint32_t> TwinOf(uint32_t pair, uint32_t cell) const;
+  // Whether a cell needs no place in a piece: it is finished, or comes with its twin.
+  bool LeftOut(uint32_t pair, uint32_t cell) const { return finished.Has(pair, cell) || TwinOf(pair, cell).value_or(cell) < cell; }
 };
 
 // Plans the cells from `begin` on, as many as one piece may have; at least one when the one at `begin` is not finished.

@@ -61,6 +61,9 @@ void SweepRun::StartPiece() {
   values_.clear();
   base_.clear();
   source_.clear();
+  sourced_.clear();
+  for (const Piece::Row& row : piece_.rows)
+    if (row.is == Piece::Row::Is::kSource) sourced_.insert(row.pair);
   for (const run::RowPlan& row : piece_.plan.rows) values_.push_back({std::vector<double>(header_.metrics.size()), row.metrics.size()});
   out_ = std::make_unique<run::ResultWriter>(nullptr);  // a sweep's rows have metrics only
   run_ = std::make_unique<run::PlanRun>(piece_.plan, header_.provenance.model, *out_, metrics_);
@@ -95,22 +98,26 @@ void SweepRun::Finished(size_t index) {
         for (const run::MetricPlan& metric : plan.metrics) all[metric_index_.at(metric.name)] = values[metric_index_.at(metric.name)];
         values = std::move(all);
       }
-      Emit(row.pair, row.cell, values);
+      Emit(row, values);
       return;
     }
   }
-  if (!base_.contains(row.pair) || !source_.contains(row.pair)) return;
+  if (!base_.contains(row.pair) || source_.contains(row.pair) != sourced_.contains(row.pair)) return;
   // A pair whose cells are in several pieces is reported once. Its references go first: whoever has one of its cells has them.
   if (reported_.insert(row.pair).second) sink_->Push(api::SweepReference{row.pair, base_[row.pair], source_[row.pair]});
   for (const Piece::Row& cell : piece_.filled)
-    if (cell.pair == row.pair) Emit(cell.pair, cell.cell, base_[row.pair]);
+    if (cell.pair == row.pair) Emit(cell, base_[row.pair]);
 }
 
-void SweepRun::Emit(uint32_t pair, uint32_t cell, const std::vector<double>& values) {
-  api::SweepCells& cells = done_[pair];
-  cells.pair = pair;
-  cells.cells.push_back(cell);
-  cells.values.insert(cells.values.end(), values.begin(), values.end());
+// Twins go together, so that whoever keeps finished cells has both or neither.
+void SweepRun::Emit(const Piece::Row& cell, const std::vector<double>& values) {
+  api::SweepCells& cells = done_[cell.pair];
+  cells.pair = cell.pair;
+  for (const std::optional<uint32_t>& number : {std::optional(cell.cell), cell.twin}) {
+    if (!number) continue;
+    cells.cells.push_back(*number);
+    cells.values.insert(cells.values.end(), values.begin(), values.end());
+  }
 }
 
 // Nothing is held back from the reader: a sweep's results are a few numbers a cell, and the number of cells is limited.

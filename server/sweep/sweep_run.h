@@ -49,7 +49,7 @@ class SweepRun final : public sched::Work {
   void StartPiece();
   void Harvest();  // takes what the run has found out
   void Finished(size_t row);
-  void Emit(uint32_t pair, uint32_t cell, const std::vector<double>& values);
+  void Emit(const Piece::Row& cell, const std::vector<double>& values);
   void Send();
   void Succeed();
 
@@ -72,6 +72,7 @@ class SweepRun final : public sched::Work {
   std::unique_ptr<run::PlanRun> run_;
   std::vector<Values> values_;                             // by row of the piece
   std::map<uint32_t, std::vector<double>> base_, source_;  // by pair of the piece
+  std::set<uint32_t> sourced_;                             // pairs of the piece that have a source run
   std::map<uint32_t, api::SweepCells> done_;               // not sent yet
   std::set<uint32_t> reported_;                            // pairs whose references were sent
 };

@@ -99,6 +99,9 @@ def test_plain_numbers_in_a_pipe_with_layers_from_bottom_to_top(cli, whole):
         (["--site", "post", "--over", "unit", "--unit-block", "256", "--layers", "5"], {"site": "post", "over": ["unit"], "unit_block": 256, "layers": 5}),
         (["--kind", "zero", "--site", "attn_out", "--window", "2", "--group", "names=1,3,9", "--group", "end=-1"],
          {"kind": "zero", "site": "attn_out", "window": 2, "groups": {"names": [1, 3, 9], "end": [-1]}}),
+        (["--site", "z", "--over", "layer,head,second_layer,second_head", "--layers", "20-22", "--heads", "0,4", "--second-layers=-2", "--second-heads", "4"],
+         {"site": "z", "over": ("layer", "head", "second_layer", "second_head"), "layers": [20, 21, 22], "heads": [0, 4], "second_layers": -2,
+          "second_heads": 4}),
         (["--kind", "mean", "--reference", "A dog.", "--reference", "Two", "--over", "layer"], {"kind": "mean", "references": ["A dog.", "Two"], "over": "layer"}),
     ],
 )  # fmt: skip
@@ -107,6 +110,20 @@ def test_every_option_asks_what_the_sdk_asks(cli, model, options, arguments):
     reply = json.loads(ok(cli(*ASK, "--json", *options)))
     np.testing.assert_allclose(reply["values"], wanted.values, atol=LIMIT)
     assert [(axis["name"], tuple(axis["labels"])) for axis in reply["axes"]] == [(axis.name, axis.labels) for axis in wanted.axes]
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_prompts_of_unequal_length_are_aligned_as_the_sdk_does(cli, model, direction):
+    clean, corrupt = CLEAN, CORRUPT.replace("to the shops", "to the small shops")
+    source, base = (clean, corrupt) if direction == "denoise" else (corrupt, clean)
+    mapped = model.align(source, base)
+    assert mapped != list(range(len(mapped)))
+    wanted = model.sweep(clean, corrupt, metric=DIFF, direction=direction, layers=[3, 20], source_positions=mapped)
+    ask = ["sweep", "smollm2-135m", "--clean", clean, "--corrupt", corrupt, "--answer", " Mary", "--foil", " John", "--direction", direction, "--layers", "3,20"]
+    np.testing.assert_allclose(json.loads(ok(cli(*ask, "--align", "--json")))["values"], wanted.values, atol=LIMIT)
+    refused = cli(*ask, "--align", "--source-positions", "0")
+    assert refused.returncode != 0 and "--align and --source-positions exclude each other" in refused.stderr
+    assert "source_positions" in cli(*ask).stderr
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 #include <set>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -57,8 +58,13 @@ void CheckSweep(const api::SweepRequest& request) {
   const size_t pairs = request.pairs.size();
   Require(!request.model.empty() && pairs > 0 && pairs <= kLimits.max_prompts);
   for (const api::SweepPair& pair : request.pairs) {
-    CheckPrompt(pair.clean);
-    CheckPrompt(pair.corrupt);
+    // The prompt that is run is there; the other one too, unless handles stand for it.
+    const bool noise = request.direction == api::SweepDirection::kNoise;
+    Require((noise ? pair.clean : pair.corrupt).has_value());
+    Require((pair.clean && pair.corrupt) || !pair.source_handles.empty());
+    if (pair.clean) CheckPrompt(*pair.clean);
+    if (pair.corrupt) CheckPrompt(*pair.corrupt);
+    for (const std::string& handle : pair.source_handles) Require(!handle.empty());
   }
   for (const api::Prompt& reference : request.references) CheckPrompt(reference);
   Require(!request.sites.empty() && !request.over.empty() && request.unit_block > 0 && request.window > 0);

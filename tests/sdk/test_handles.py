@@ -106,14 +106,18 @@ def test_asyncio(client, model):
             await handle.renew(50)
             listed = {one.handle.id for one in await theirs.handles()}
             assert listed == {handle.handle.id, ones.handle.id}
+            swept = await amodel.sweep(None, CORRUPT, over="position", metric=DIFF, layers=handle.handle.layer, source=handle)
         async with await amodel.keep(CLEAN, [SITE]) as handles:
             assert isinstance(handles, fs.AsyncHandles) and len(handles) == 1
             again = await handles[SITE].numpy(positions=[3])
-        return patched, values, again
+        return patched, swept, values, again
 
-    patched, values, again = asyncio.run(ask())
+    patched, swept, values, again = asyncio.run(ask())
     with model.keep(CLEAN, SITE) as handle, model.put(SITE, np.ones((1, 576))) as ones:
         expected = model.run_with_hooks(CORRUPT, [fs.patch(SITE, source=handle), fs.add(SITE, ones)])
         np.testing.assert_array_equal(patched.logits, expected.logits)
+        expected = model.sweep(CLEAN, CORRUPT, over="position", metric=DIFF, layers=12)
+        np.testing.assert_allclose(swept.values, expected.values, atol=5e-4)
+        assert np.isnan(swept.source).all()
         np.testing.assert_array_equal(values, handle.numpy(positions=[3]))
         np.testing.assert_array_equal(values, again)

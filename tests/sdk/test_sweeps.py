@@ -6,13 +6,17 @@ import fluoroscope as fs
 import numpy as np
 import pytest
 from fluoroscope import sweep
+from fluoroscope._proto.v1 import handle_pb2
+from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.align import align
+from fluoroscope.handles import Handle, Handles
 from fluoroscope.results import Provenance, Timing
 from fluoroscope.sweep_result import Axis, SweepEstimate, SweepResult, unique
 
 CLEAN = "When John and Mary went to the shops, John gave the bag to"
 CORRUPT = "When John and Mary went to the shops, Mary gave the bag to"
 DIFF = fs.metrics.logit_diff(" Mary", " John")
+HANDLE = Handle(None, handle_pb2.Handle(id="h"))
 LAYERS = Axis("layer", ("0", "1"))
 POSITIONS = Axis("position", ("0:The", "1: cat", "2: cat"))
 
@@ -133,11 +137,58 @@ def test_align(source, base, wanted):
         ({"metric": fs.metrics.kl("c")}, "compare with the pair's own runs"),
         ({"source_positions": []}, "source_positions of pair 0 is empty"),
         ({"clean": ["a", "b"], "corrupt": ["c", "d"], "source_positions": [[0]]}, "source_positions has 1 entries for 2 pairs"),
+        ({"clean": None}, "clean: only the prompt that values come from"),
+        ({"clean": None, "source": HANDLE, "direction": "noise"}, "clean: only the prompt that values come from"),
+        ({"corrupt": None, "source": HANDLE}, "corrupt: only the prompt that values come from"),
+        ({"clean": None, "corrupt": None, "source": HANDLE}, "clean and corrupt: only the prompt"),
+        ({"clean": None, "corrupt": ["c", "d"], "source": [HANDLE]}, "source has 1 entries for 2 pairs"),
+        ({"clean": None, "corrupt": ["c", "d"], "source": Handles([HANDLE], 3, True)}, "source has handles of 1 prompts for 2 pairs"),
     ],
 )
 def test_what_is_wrong_without_asking_the_server(arguments, words):
     with pytest.raises(ValueError, match=words):
         sweep.build("m", **({"clean": "a", "corrupt": "b", "metric": DIFF} | arguments))
+
+
+def test_handles_of_pairs():
+    def handle(number: int, row: int = 0) -> Handle:
+        return Handle(None, handle_pb2.Handle(id=str(number), row=row))
+
+    def ids(corrupt, source, **arguments):
+        plan = sweep.build("m", **({"clean": None, "corrupt": corrupt, "metric": DIFF, "source": source} | arguments))
+        assert not plan.request.pairs[0].HasField("clean")
+        return [list(pair.source_handles) for pair in plan.request.pairs]
+
+    both = Handles([handle(1, 0), handle(2, 1), handle(3, 0), handle(4, 1)], 3, False)
+    one = Handles([handle(1), handle(2)], 3, True)
+    assert ids("c", handle(1)) == [["1"]] and ids("c", [handle(1), handle(2)]) == [["1", "2"]]
+    assert ids("c", one) == [["1", "2"]] and ids("c", [one, handle(3)]) == [["1", "2", "3"]]
+    assert ids("c", AsyncHandle(handle(1), None)) == [["1"]] and ids("c", AsyncHandles(one, None)) == [["1", "2"]]
+    assert ids(["c", "d"], both) == [["1", "3"], ["2", "4"]] == ids(["c", "d"], AsyncHandles(both, None))
+    assert ids(["c", "d"], [handle(1), [handle(2), handle(3)]]) == [["1"], ["2", "3"]]
+    assert ids(["c", "d"], handle(1)) == [["1"], ["1"]]
+    for wrong in (3, "handle", [np.zeros(3)]):
+        with pytest.raises(TypeError, match="is no handle; model.keep and model.put make some"):
+            ids("c", wrong)
+
+
+def test_without_a_source_run():
+    got = result([[np.zeros((2, 3))]], [[1]], [[np.nan]])
+    with pytest.raises(ValueError, match="no source run"):
+        got.normalized  # noqa: B018
+    assert np.isnan(got.to_pandas()["normalized"]).all() and "base +1.000, no source run" in repr(got)
+    assert got.plot().data[0].z.tolist() == got.values.tolist()
+
+
+def test_pairs_of_heads_are_named_once():
+    axes = tuple(Axis(name, ("0", "1")) for name in ("layer", "head", "second_layer", "second_head"))
+    values = np.arange(16.0).reshape(4, 4)
+    values = np.maximum(values, values.T).reshape(2, 2, 2, 2)
+    got = result([[values]], [[0]], [[1]], axes=axes)
+    assert got.top(3) == [(("1", "1", "1", "1"), 15.0), (("1", "0", "1", "1"), 14.0), (("0", "1", "1", "1"), 13.0)]
+    assert len(got.top(100)) == 10  # of 16 cells
+    figure = got.plot(normalize=False)
+    assert list(figure.data[0].x) == ["0.0", "0.1", "1.0", "1.1"] and np.array_equal(np.asarray(figure.data[0].z, float), values.reshape(4, 4))
 
 
 def test_names_of_sites():

@@ -20,6 +20,7 @@ from fluoroscope.results import ModelInfo
 from fluoroscope.selections import Bos, Positions, Prompts
 from fluoroscope.sweep_reader import read_paths, read_sweep
 from fluoroscope.sweep_result import SweepEstimate, SweepResult
+from fluoroscope.sweep_sources import Source
 
 _SWEEP = "/fluoroscope.v1.Patching/Sweep"
 _ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
@@ -52,8 +53,8 @@ class Patching(ABC):
     @overload
     def sweep(
         self,
-        clean: Prompts,
-        corrupt: Prompts,
+        clean: Prompts | None,
+        corrupt: Prompts | None,
         site: str | Sequence[str] = "resid_pre",
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
@@ -62,8 +63,11 @@ class Patching(ABC):
         kind: str = "patch",
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
+        second_layers: int | Sequence[int] = (),
+        second_heads: int | Sequence[int] = (),
         positions: Positions = None,
         groups: sweeps.Groups | None = None,
+        source: Source | None = None,
         source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
         window: int = 1,
         units: int | Sequence[int] = (),
@@ -84,8 +88,8 @@ class Patching(ABC):
     @overload
     def sweep(
         self,
-        clean: Prompts,
-        corrupt: Prompts,
+        clean: Prompts | None,
+        corrupt: Prompts | None,
         site: str | Sequence[str] = "resid_pre",
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
@@ -96,8 +100,8 @@ class Patching(ABC):
 
     def sweep(  # type: ignore[misc]  # the options above are these
         self,
-        clean: Prompts,
-        corrupt: Prompts,
+        clean: Prompts | None,
+        corrupt: Prompts | None,
         site: str | Sequence[str] = "resid_pre",
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
@@ -106,8 +110,11 @@ class Patching(ABC):
         kind: str = "patch",
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
+        second_layers: int | Sequence[int] = (),
+        second_heads: int | Sequence[int] = (),
         positions: Positions = None,
         groups: sweeps.Groups | None = None,
+        source: Source | None = None,
         source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
         window: int = 1,
         units: int | Sequence[int] = (),
@@ -129,21 +136,26 @@ class Patching(ABC):
         The server computes of each cell only what differs from the base run, so a sweep costs little more than a few forward passes.
 
         Args:
-          clean, corrupt: two prompts, or two lists of prompts for a data set of pairs.
+          clean, corrupt: two prompts, or two lists of prompts for a data set of pairs. With `source` the one that values would come from may be None.
           site: what is patched, by its name without the layer: "resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", or a full name such as
             "attn.hook_z". Several of them make "site" an axis.
           over: the axes of the result, outermost first: "layer", "position", "head", "site", "unit" (entries of the last axis: neurons, or residual
             dimensions), and for "pattern" and "attn_scores" "source" (the position that is attended to). What is not an axis is patched at all its places
-            together.
+            together. Cells that change two heads at once: ("layer", "head", "second_layer", "second_head"), or two layers: ("layer", "second_layer").
+            (a, b) and (b, a) are run once, and where both are the same the cell is the single change.
           metric: fs.metrics.logit_diff(...), or several; each is read at one position (default: the last). fs.metrics.kl() and its like compare with the base
             run, or with the source run when `reference` is its prompt.
           direction: "denoise" patches clean values into the corrupt run (what restores the answer?); "noise" the other way round (what breaks it?).
           kind: "patch"; or an ablation: "zero", "mean" (over all positions of all `references`), "resample" (the same place of one of the `references`,
             drawn for each pair by `seed`).
-          layers, heads, positions: narrow the axes. Positions are those of the prompt that is run, corrupt for "denoise".
+          layers, heads, second_layers, second_heads, positions: narrow the axes; the second ones are by default as the first. Positions are those of the
+            prompt that is run, corrupt for "denoise".
           groups: named places on the position axis instead of single positions: {"subject": [1, 3], "end": "last"}; for several pairs also one entry per pair.
-          source_positions: for prompts of unequal length: for each position of the prompt that is run, the position of the other that its value comes
-            from, -1 for none; one list per pair.
+          source: handles whose values are patched in, instead of a prompt's: one for each hook point of the grid, such as `model.keep(prompt,
+            "blocks.*.hook_resid_pre")` or a list of model.put's. For several pairs one entry per pair, or what model.keep made of as many prompts. The source
+            prompt, if there is one, then only serves to compare with; without it the result has no `source` and cannot be normalised.
+          source_positions: for prompts of unequal length: for each position of the prompt that is run, the position of the other (of `source`: of the
+            sequence that its values come from) that its value comes from, -1 for none; one list per pair.
           units: only these entries of the last axis. `unit_block`: so many adjacent ones of them are one place on the "unit" axis.
           references: prompts that means and resampled values come from. Default: those of the other side, of all pairs (resample: of the other pairs).
           window: patch so many adjacent layers together, from the cell's own on; `window_before` of them lie in front of it.
@@ -159,6 +171,8 @@ class Patching(ABC):
 
         Raises:
           InvalidArgumentError: the prompts have unequal lengths and no source_positions; an axis does not fit the site; a position is out of range.
+            A handle of `source` is of another model, hook point or dtype, lacks something that cells patch, or holds NaN or infinity; or it is given to a job.
+          NotFoundError: a handle of `source` has ended.
           FailedPreconditionError: this model does not have the site.
           ResourceExhaustedError: too many cells, or too large for the server; `estimate_sweep` says how large.
 
@@ -166,8 +180,9 @@ class Patching(ABC):
           FluoroscopeWarning: a pair's prompts have the same tokens.
         """
         plan = sweeps.build(
-            self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads, positions=positions,
-            groups=groups, source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
+            self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads,
+            second_layers=second_layers, second_heads=second_heads, positions=positions, groups=groups, source=source,
+            source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
             window_before=window_before, corrupt_with=corrupt_with, precision=precision, recheck=recheck, bos=bos, parse_special_tokens=parse_special_tokens,
         )
         if as_job:
@@ -176,8 +191,8 @@ class Patching(ABC):
 
     def estimate_sweep(
         self,
-        clean: Prompts,
-        corrupt: Prompts,
+        clean: Prompts | None,
+        corrupt: Prompts | None,
         site: str | Sequence[str] = "resid_pre",
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),

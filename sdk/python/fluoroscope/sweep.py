@@ -11,6 +11,7 @@ from fluoroscope.interventions import Intervention
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
 from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, positions_message, prompt_messages
+from fluoroscope.sweep_sources import handle_ids
 
 AXES = {
     "site": patching_pb2.SWEEP_AXIS_SITE,
@@ -18,6 +19,8 @@ AXES = {
     "position": patching_pb2.SWEEP_AXIS_POSITION,
     "head": patching_pb2.SWEEP_AXIS_HEAD,
     "unit": patching_pb2.SWEEP_AXIS_UNIT,
+    "second_layer": patching_pb2.SWEEP_AXIS_SECOND_LAYER,
+    "second_head": patching_pb2.SWEEP_AXIS_SECOND_HEAD,
 }
 # The last axis of these is the position that is attended to.
 KEY_SITES = ("attn.hook_pattern", "attn.hook_attn_scores")
@@ -46,8 +49,8 @@ class SweepPlan:
 
 def build(
     model: str,
-    clean: Prompts,
-    corrupt: Prompts,
+    clean: Prompts | None,
+    corrupt: Prompts | None,
     *,
     site: str | Sequence[str] = "resid_pre",
     over: str | Sequence[str] = ("layer", "position"),
@@ -56,8 +59,11 @@ def build(
     kind: str = "patch",
     layers: int | Sequence[int] = (),
     heads: int | Sequence[int] = (),
+    second_layers: int | Sequence[int] = (),
+    second_heads: int | Sequence[int] = (),
     positions: Positions = None,
     groups: Groups | None = None,
+    source: Any = None,
     source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
     window: int = 1,
     units: int | Sequence[int] = (),
@@ -72,8 +78,13 @@ def build(
     parse_special_tokens: bool = False,
 ) -> SweepPlan:
     """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong without the model."""
-    rows, single = as_prompts(clean)
+    lacking = [side for side, prompts in (("clean", clean), ("corrupt", corrupt)) if prompts is None]
+    if lacking and (source is None or lacking != ["corrupt" if direction == "noise" else "clean"]):
+        raise ValueError(f"{' and '.join(lacking)}: only the prompt that values come from (clean for 'denoise', corrupt for 'noise') may be None, with `source`")
     pairs = pair_messages(clean, corrupt, source_positions, bos, parse_special_tokens)
+    single = as_prompts(cast(Prompts, corrupt if clean is None else clean))[1]
+    for pair, ids in zip(pairs, handle_ids(source, len(pairs), single), strict=True):
+        pair.source_handles.extend(ids)
     sites = [short_site(name) for name in ([site] if isinstance(site, str) else site)]
     axes = [over] if isinstance(over, str) else list(over)
     if len(sites) > 1 and "site" not in axes:
@@ -89,6 +100,8 @@ def build(
         kind=choice(kind, KINDS, "kind"),
         layers=as_ints(layers),
         heads=as_ints(heads),
+        second_layers=as_ints(second_layers),
+        second_heads=as_ints(second_heads),
         positions=positions_message(positions),
         window=window,
         window_before=window_before,
@@ -107,23 +120,25 @@ def build(
         top, random = (recheck, recheck) if isinstance(recheck, int) else recheck
         request.recheck.top, request.recheck.random, request.recheck.seed = top, random, seed
     if corrupt_with:
-        request.corrupt_interventions.extend(_corruption(corrupt_with, len(rows)))
+        request.corrupt_interventions.extend(_corruption(corrupt_with, len(pairs)))
     return SweepPlan(request, names, single)
 
 
 def pair_messages(
-    clean: Prompts,
-    corrupt: Prompts,
+    clean: Prompts | None,
+    corrupt: Prompts | None,
     source_positions: Sequence[int] | Sequence[Sequence[int]] | None,
     bos: Bos,
     parse_special_tokens: bool,
 ) -> list[pairs_pb2.SweepPair]:
-    """Two prompts, or two lists of them, as the protocol has them."""
-    rows, single = as_prompts(clean)
-    others, other_single = as_prompts(corrupt)
+    """Two prompts, or two lists of them, as the protocol has them. One side may be None."""
+    both = [as_prompts(prompts) for prompts in (clean, corrupt) if prompts is not None]
+    (rows, single), (others, other_single) = both[0], both[-1]
     if (len(rows), single) != (len(others), other_single):
         raise ValueError(f"clean has {len(rows)} prompts and corrupt {len(others)}; give one each, or two lists of the same length")
-    messages = [prompt_messages(prompts, bos, parse_special_tokens) for prompts in (rows, others)]
+    messages = [
+        [None] * len(rows) if prompts is None else prompt_messages(as_prompts(prompts)[0], bos, parse_special_tokens) for prompts in (clean, corrupt)
+    ]
     pairs = []
     for number, (a, b, mapped) in enumerate(zip(*messages, _per_pair(source_positions, len(rows), single), strict=True)):
         if mapped is not None and not len(mapped):
@@ -133,10 +148,10 @@ def pair_messages(
 
 
 def metric_messages(
-    metric: Metric | Sequence[Metric], clean: Prompts, corrupt: Prompts, direction: str
+    metric: Metric | Sequence[Metric], clean: Prompts | None, corrupt: Prompts | None, direction: str
 ) -> tuple[list[plan_pb2.Metric], dict[Metric, str]]:
     """Metrics as the protocol has them, and the names the server knows them by."""
-    rows, others = as_prompts(clean)[0], as_prompts(corrupt)[0]
+    rows, others = ([] if prompts is None else as_prompts(prompts)[0] for prompts in (clean, corrupt))
     bases, sources = (rows, others) if direction == "noise" else (others, rows)
     base, source = range(2)
 

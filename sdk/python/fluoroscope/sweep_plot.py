@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluoroscope.sweep_result import unique
+from fluoroscope.sweep_result import Axis, unique
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def figure(result: SweepResult, *, title: str = "", normalize: bool | None = None, **layout: Any) -> plotly.graph_objects.Figure:
-    """A plotly figure: a line for one axis, a heat map for two, a heat map with a slider over the first axis for three.
+    """A plotly figure: a line for one axis, a heat map for two, a heat map with a slider over the first axis for three. Of pairs of heads: a heat map with
+    one line and one column for each head, called layer.head.
 
     Args:
       title: above the picture.
@@ -36,7 +37,7 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
         except ValueError:
             if normalize:
                 raise
-    axes = list(result.axes)
+    axes, values = _by_place(list(result.axes), values)
     if len(axes) > 3:
         raise ValueError(f"a picture has at most three axes; this result has {len(axes)}: {', '.join(axis.name for axis in axes)}")
     shown = go.Figure()
@@ -68,6 +69,20 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
         shown.update_layout(sliders=[{"steps": steps, "currentvalue": {"prefix": f"{axes[0].name} "}, "pad": {"t": 60}}])
     shown.update_layout(width=min(1400, 260 + 34 * max(len(x), 12)), height=min(1200, 220 + 20 * max(len(y), 12) + (80 if len(axes) == 3 else 0)))
     return shown.update_layout(**layout)
+
+
+def _by_place(axes: list[Any], values: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """Where cells change two heads: the first's layer and head become one axis, and so do the second's, behind the others."""
+    names = [axis.name for axis in axes]
+    if not {"layer", "head", "second_layer", "second_head"} <= set(names):
+        return axes, values
+    ends = ["layer", "head", "second_layer", "second_head"]
+    order = [i for i, name in enumerate(names) if name not in ends] + [names.index(name) for name in ends]
+    turned = [axes[i] for i in order]
+    made = turned[:-4]
+    for layers, heads, name in ((*turned[-4:-2], "head"), (*turned[-2:], "second head")):
+        made.append(Axis(name, tuple(f"{layer}.{head}" for layer in layers.labels for head in heads.labels)))
+    return made, values.transpose(order).reshape(*(len(axis) for axis in made))
 
 
 def _label(axis: Any, label: str) -> str:

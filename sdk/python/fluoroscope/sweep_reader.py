@@ -90,6 +90,8 @@ def _title(request: patching_pb2.SweepRequest) -> str:
     ablation = {
         patching_pb2.SWEEP_KIND_ZERO: "zeros", patching_pb2.SWEEP_KIND_MEAN: "means", patching_pb2.SWEEP_KIND_RESAMPLE: "resampled",
     }
+    if any(pair.source_handles for pair in request.pairs):
+        return f"{sites}, values of handles into {run}"
     return f"{sites}, {ablation[request.kind]} into {run}" if request.kind in ablation else f"{sites}, {into}"
 
 
@@ -113,7 +115,8 @@ class _Reader:
                 self.summary = reply.summary
             case "reference":
                 self.base[reply.reference.pair] = np.frombuffer(reply.reference.base, "<f8")
-                self.source[reply.reference.pair] = np.frombuffer(reply.reference.source, "<f8")
+                if reply.reference.source:  # without a source prompt there is none
+                    self.source[reply.reference.pair] = np.frombuffer(reply.reference.source, "<f8")
             case "cells":
                 return self._take(reply.cells)
             case "exact":

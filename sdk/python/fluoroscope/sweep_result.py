@@ -58,7 +58,7 @@ class SweepEstimate:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the result: "layer", "position", "head", "site", "unit", "source", "receiver" or "sender", with what its places are called."""
+    """One axis of the result: "layer", "position", "head", "site", "unit", "source", "second_layer", "second_head", "receiver" or "sender", with what its places are called."""
 
     name: str
     labels: tuple[str, ...]
@@ -117,7 +117,8 @@ class SweepResult:
     Attributes:
       values: float64, one axis per entry of `axes`: the metric in each cell, the mean over pairs.
       per_pair: the same for each pair: [pairs, *axes].
-      base, source: the metric of the unchanged runs, one number per pair: values are patched from the source run into the base run.
+      base, source: the metric of the unchanged runs, one number per pair: values are patched from the source run into the base run. Where handles give the
+        values and there is no source prompt, there is no source run: `source` is NaN and nothing can be normalised.
       axes: what the axes of `values` are.
       metric: the name of the metric that `values` are of; the first one, until the result is indexed by another.
       estimate: what was run and what was not.
@@ -173,21 +174,38 @@ class SweepResult:
         """(mean value - mean base) / (mean source - mean base), means over pairs: 0 is the base run, 1 the source run. Not clipped.
 
         Raises:
-          ValueError: source and base differ by less than a thousandth of their size, so that the ratio would be noise.
+          ValueError: source and base differ by less than a thousandth of their size, so that the ratio would be noise; or there is no source run.
         """
         base, source = float(self.base.mean()), float(self.source.mean())
+        if np.isnan(source):
+            raise ValueError("there is no source run to normalise by: the values come from handles; give the source prompt too, to compare with")
         if abs(source - base) <= 1e-3 * max(abs(source), abs(base), 1e-3):
             raise ValueError(f"{self.metric} is {base:.4g} in the base run and {source:.4g} in the source run: there is nothing to normalise by")
         return (self.values - base) / (source - base)
 
     def top(self, k: int = 10) -> list[tuple[tuple[str, ...], float]]:
-        """The k cells whose metric is farthest from the base run's, as (labels, value), farthest first."""
+        """The k cells whose metric is farthest from the base run's, as (labels, value), farthest first. Of cells that are the same two places in either
+        order the first one."""
         away = np.abs(self.values - self.base.mean()).ravel()
-        order = np.argsort(-away, kind="stable")[:k]
-        places = np.transpose(np.unravel_index(order, self.values.shape))
-        return [
-            (tuple(axis.labels[i] for axis, i in zip(self.axes, place, strict=True)), float(self.values[tuple(place)])) for place in places
-        ]
+        found: list[tuple[tuple[str, ...], float]] = []
+        changes: set[object] = set()
+        for place in np.transpose(np.unravel_index(np.argsort(-away, kind="stable"), self.values.shape)):
+            labels = tuple(axis.labels[i] for axis, i in zip(self.axes, place, strict=True))
+            if len(found) == k:
+                break
+            if (change := self._change(labels)) not in changes:
+                changes.add(change)
+                found.append((labels, float(self.values[tuple(place)])))
+        return found
+
+    def _change(self, labels: tuple[str, ...]) -> object:
+        """The same for cells that change the same places."""
+        at = {axis.name: label for axis, label in zip(self.axes, labels, strict=True)}
+        second = tuple(name for name in ("second_layer", "second_head") if name in at)
+        if not second:
+            return labels
+        places = (tuple(at.pop(name) for name in names) for names in (second, [name.removeprefix("second_") for name in second]))
+        return frozenset(places), tuple(at.values())
 
     def to_pandas(self) -> pandas.DataFrame:
         """One line per cell: its labels, its value, and its normalised value where that is defined. Needs pandas."""
@@ -220,7 +238,8 @@ class SweepResult:
         pairs = f", mean of {len(self.base)} pairs" if len(self.base) > 1 else ""
         lines = [
             f"{type(self).__name__} of {self.provenance.model}: {self._title}, {shape}{pairs}",
-            f"  {self.metric}: base {self.base.mean():+.3f}, source {self.source.mean():+.3f}",
+            f"  {self.metric}: base {self.base.mean():+.3f}, "
+            + ("no source run" if np.isnan(self.source).any() else f"source {self.source.mean():+.3f}"),
         ]
         lines += [f"  {value:+8.3f}  " + ", ".join(f"{axis.name} {label}" for axis, label in zip(self.axes, labels, strict=True))
                   for labels, value in self.top(3)]
