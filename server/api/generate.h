@@ -31,6 +31,7 @@ struct GenerateRequest {
   bool ignore_eos = false;
   uint32_t top_logprobs = 0;
   uint32_t sources = 0;  // fewer than prompts
+  bool isolated = false;
 };
 
 }  // namespace fluoroscope::api

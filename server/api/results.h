@@ -63,6 +63,7 @@ struct ForwardSummary {
   double run_ms = 0;
   uint64_t tokens = 0;
   uint64_t peak_bytes = 0;
+  uint64_t reused_tokens = 0;
   std::vector<std::string> warnings;
 };
 

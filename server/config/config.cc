@@ -109,6 +109,13 @@ absl::Status FinishHandles(ServerConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status FinishGeneration(ServerConfig& config) {
+  std::optional<uint64_t>& bytes = config.generation.prefix_cache_bytes;
+  if (!bytes) bytes = config.memory_bytes / 8;
+  if (*bytes <= config.memory_bytes) return absl::OkStatus();
+  return Invalid("generation.prefix_cache_mib is ", *bytes / kMiB, "; the memory budget is ", config.memory_bytes / kMiB, " MiB");
+}
+
 // A number of the file, or the default when it is absent (0).
 void Take(uint32_t value, uint32_t& field) {
   if (value != 0) field = value;
@@ -145,6 +152,10 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   config.handles.total_bytes = proto.handles().total_mib() * kMiB;
   config.handles.principal_bytes = proto.handles().principal_mib() * kMiB;
   Take(proto.handles().max_ttl_seconds(), config.handles.max_ttl_seconds);
+  if (proto.generation().has_prefix_cache_mib()) {
+    FS_ASSIGN_OR_RETURN(config.generation.prefix_cache_bytes,
+                        BytesOf("generation.prefix_cache_mib", proto.generation().prefix_cache_mib()));
+  }
   Take(proto.stuck_seconds(), config.stuck_seconds);
   Take(proto.end_stuck_seconds(), config.end_stuck_seconds);
   config.jobs.directory = proto.jobs().directory();
@@ -180,7 +191,8 @@ absl::Status Finish(ServerConfig& config) {
     config.memory_bytes = MemAvailable() / 2;
     if (config.memory_bytes == 0) return Invalid("device.memory_mib is absent and /proc/meminfo does not say what is free; give a number");
   }
-  return FinishHandles(config);
+  FS_RETURN_IF_ERROR(FinishHandles(config));
+  return FinishGeneration(config);
 }
 
 absl::StatusOr<ServerConfig> Parse(const std::string& textproto) {

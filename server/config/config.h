@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,10 @@ struct HandlesConfig {
   uint32_t max_ttl_seconds = 86400;
 };
 
+struct GenerationConfig {
+  std::optional<uint64_t> prefix_cache_bytes;  // resolved by Parse: never absent; 0: none
+};
+
 struct ServerConfig {
   std::string grpc_address = "127.0.0.1:7070";
   std::string http_address = "127.0.0.1:9464";
@@ -54,6 +59,7 @@ struct ServerConfig {
   uint32_t end_stuck_seconds = 30;
   JobsConfig jobs;
   HandlesConfig handles;
+  GenerationConfig generation;
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.

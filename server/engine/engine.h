@@ -61,6 +61,7 @@ class Engine {
 
   // Its parts are those of a Forward, and tokens.
   virtual void Generate(api::GenerateRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) = 0;
+  virtual void EstimateGenerate(api::GenerateRequest request, api::CallContext call, Callback<api::Estimate> done) = 0;
 
   virtual void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) = 0;
   virtual void EstimateSweep(api::SweepRequest request, api::CallContext call, Callback<api::SweepCost> done) = 0;

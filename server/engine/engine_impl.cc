@@ -10,7 +10,7 @@
 #include "base/status_macros.h"
 #include "config/config.h"
 #include "engine/engine.h"
-#include "engine/generate_builder.h"
+#include "engine/generate_service.h"
 #include "engine/grid_work.h"
 #include "engine/handle_service.h"
 #include "engine/job_work.h"
@@ -23,7 +23,6 @@
 #include "engine/task_thread.h"
 #include "engine/weight_slice.h"
 #include "engine/work_info.h"
-#include "generate/generate_run.h"
 #include "obs/metrics.h"
 #include "run/forward_run.h"
 #include "sched/executor.h"
@@ -50,8 +49,9 @@ class EngineImpl final : public Engine {
                   .prepare = [this](auto call, auto sink, auto plan) { PrepareInto(std::move(call), std::move(sink), std::move(plan)); },
                   .submit = [this](auto work, uint64_t bytes, double flops, const auto& call,
                                    const auto& sink) { Submit(std::move(work), bytes, flops, call, sink); }}),
+        generations_(config_, executor_, metrics),
         runner_({[this](const std::string& name) { return Find(name); }, config_, metrics_, std::move(codec), executor_, prepare_}),
-        executor_(ExecutorOptionsOf(config), metrics),
+        executor_(ExecutorOptionsOf(config, [this](uint64_t bytes) { generations_.GiveBack(bytes); }), metrics),
         prepare_(PrepareQueue(config)) {}
 
   ~EngineImpl() override {
@@ -147,6 +147,13 @@ class EngineImpl final : public Engine {
 
   void Generate(api::GenerateRequest request, api::CallContext call, std::shared_ptr<api::ForwardSink> sink) override {
     PrepareRun(std::move(request), std::move(call), std::move(sink), &EngineImpl::SubmitGenerate);
+  }
+
+  void EstimateGenerate(api::GenerateRequest request, api::CallContext call, Callback<api::Estimate> done) override {
+    Prepare<api::Estimate>(call, std::move(done), [this, call, request = std::move(request)]() -> absl::StatusOr<api::Estimate> {
+      FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
+      return generations_.Estimate(model, request, handles_.Of(call));
+    });
   }
 
   void Sweep(api::SweepRequest request, api::CallContext call, std::shared_ptr<api::SweepSink> sink) override {
@@ -307,13 +314,8 @@ class EngineImpl final : public Engine {
   absl::Status SubmitGenerate(const api::GenerateRequest& request, const api::CallContext& call,
                               const std::shared_ptr<api::ForwardSink>& sink, std::chrono::steady_clock::time_point arrived) {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(request.model));
-    FS_ASSIGN_OR_RETURN(BuiltGeneration built, BuildGeneration(model, request, config_.limits, handles_.Of(call)));
-    built.header.provenance = ProvenanceOf(*model);
-    built.header.provenance.attention = built.attention;
-    built.header.provenance.plan_sha256 = built.hash;
-    Submit(
-        std::make_shared<generate::GenerateRun>(std::move(built.plan), std::move(built.header), model->decoding, sink, metrics_, arrived),
-        built.cost.peak_bytes, built.cost.flops, call, sink);
+    FS_ASSIGN_OR_RETURN(PlannedGeneration planned, generations_.Plan(model, request, handles_.Of(call), call, sink, arrived));
+    Submit(std::move(planned.run), planned.peak_bytes, planned.flops, call, sink);
     return absl::OkStatus();
   }
 
@@ -361,6 +363,7 @@ class EngineImpl final : public Engine {
   obs::Metrics& metrics_;
   std::map<std::string, std::shared_ptr<LoadedModel>> models_;
   HandleService handles_;             // before the executor: works that it lets go keep handles
+  GenerateService generations_;       // before the executor: works that it lets go have taken and left prefixes there
   JobWork runner_;                    // uses what is below only while jobs_ starts jobs
   std::unique_ptr<jobs::Jobs> jobs_;  // outlives what still ends jobs: the executor and the prepare thread
   sched::Executor executor_;

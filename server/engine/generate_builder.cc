@@ -229,6 +229,7 @@ absl::StatusOr<BuiltGeneration> BuildGeneration(const std::shared_ptr<const Load
   for (size_t i = 0; i < request.captures.size(); ++i) FS_RETURN_IF_ERROR(builder.AddCapturesOf(i));
   FS_RETURN_IF_ERROR(builder.KeepForContinuations());
   FS_ASSIGN_OR_RETURN(plan.prompts, draft.Finish());
+  plan.prompts.isolated = request.isolated;
   const api::Sampling& sampling = request.sampling;
   plan.sampling = {sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty, sampling.seed};
   plan.samples = request.samples;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "api/call.h"
 #include "config/config.h"
@@ -9,7 +10,8 @@
 
 namespace fluoroscope::engine {
 
-sched::Executor::Options ExecutorOptionsOf(const config::ServerConfig& config);
+// `reclaim_spare` as there.
+sched::Executor::Options ExecutorOptionsOf(const config::ServerConfig& config, std::function<void(uint64_t)> reclaim_spare);
 
 // A call's work.
 sched::WorkInfo WorkInfoOf(const api::CallContext& call, uint64_t peak_bytes, double flops);

@@ -56,7 +56,7 @@ run::Cost CostOf(const GeneratePlan& plan) {
     flops += 2 * static_cast<double>(samples * (plan.max_new_tokens - 1)) * per_token;
     cost.tokens += static_cast<uint64_t>(samples * (plan.max_new_tokens - 1));
   }
-  const int64_t batch = std::min(rows, run::kPositionsPerStep);
+  const int64_t batch = plan.prompts.isolated ? 1 : std::min(rows, run::kPositionsPerStep);
   // Logits, their logarithms, in half precision also as they were; then what choosing one row's token takes.
   const int64_t logits = batch * arch.vocabulary * (8 + (element == 4 ? 0 : element)) + 4 * arch.vocabulary * 4;
   const int64_t layer = batch * (8 * arch.d_model + 3 * (arch.q_size() + 2 * arch.kv_size()) + 4 * arch.d_mlp) * element;

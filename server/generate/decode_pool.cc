@@ -4,7 +4,6 @@
 #include <set>
 #include <utility>
 
-#include "run/plan.h"
 #include "tensor/runtime_errors.h"
 
 namespace fluoroscope::generate {
@@ -23,7 +22,7 @@ bool DecodePool::Begin() {
   std::vector<GeneratingRow*> rows;
   std::deque<Member> waiting;
   for (const Member& member : members_) {
-    const bool fits = running_.size() < static_cast<size_t>(run::kPositionsPerStep) && member.row->out().wants_more() &&
+    const bool fits = running_.size() < most_rows_ && member.row->out().wants_more() &&
                       (apart_ == 0 || running_.empty() || running_.front().client == member.client);
     if (!fits) {
       waiting.push_back(member);

@@ -10,6 +10,7 @@
 #include "generate/decode_batch.h"
 #include "generate/generating_row.h"
 #include "model/model.h"
+#include "run/plan.h"
 
 namespace fluoroscope::generate {
 
@@ -28,7 +29,9 @@ class DecodeClient {
 // Shared by the runs of a model; used on the executor's thread. Nothing is thrown.
 class DecodePool {
  public:
-  explicit DecodePool(std::shared_ptr<const model::Model> model) : model_(std::move(model)) {}
+  // A step takes at most so many rows.
+  explicit DecodePool(std::shared_ptr<const model::Model> model, size_t most_rows = static_cast<size_t>(run::kPositionsPerStep))
+      : model_(std::move(model)), most_rows_(most_rows) {}
 
   // The row takes part from the next step on, until it has finished. It and its client stay where they are until then or until Leave.
   void Join(GeneratingRow& row, DecodeClient& client);
@@ -50,6 +53,7 @@ class DecodePool {
   void Failed(absl::Status why);
 
   const std::shared_ptr<const model::Model> model_;
+  const size_t most_rows_;
   std::deque<Member> members_;          // those that have waited longest in front
   std::vector<Member> running_;         // in the step under way; they are members too
   std::unique_ptr<DecodeBatch> batch_;  // the step under way

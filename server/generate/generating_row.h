@@ -33,6 +33,7 @@ class GeneratingRow {
   const run::RowPlan& row() const { return row_; }
   int64_t position() const { return row_.length() - 1; }
 
+  const ContinuationPlan& continuation() const { return continuation_; }
   const std::vector<run::EditPlan>& edits() const { return continuation_.edits; }
   const std::vector<run::CapturePlan>& captures() const { return continuation_.captures; }
   const std::vector<at::Tensor>& kept() const { return kept_; }

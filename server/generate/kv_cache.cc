@@ -5,9 +5,19 @@
 
 namespace fluoroscope::generate {
 
-KvCache::KvCache(const std::vector<at::Tensor>& k, const std::vector<at::Tensor>& v, int64_t most)
-    : most_(most), known_(k.front().size(0)), capacity_(known_), prefix_{k, v} {
-  Grow(std::min(most_, known_ + kFirstBlock));
+KvCache::KvCache(const std::vector<at::Tensor>& k, const std::vector<at::Tensor>& v, int64_t most, const model::KvPrefix* front,
+                 int64_t front_size)
+    : most_(most), known_(front_size + k.front().size(0)), capacity_(std::min(most_, known_ + kFirstBlock)) {
+  const auto begin = [&](const at::Tensor& own, const at::Tensor& before) {
+    at::Tensor made = at::empty({capacity_, own.size(1), own.size(2)}, own.options());
+    if (front_size > 0) made.narrow(0, 0, front_size).copy_(before.narrow(0, 0, front_size));
+    made.narrow(0, front_size, own.size(0)).copy_(own);
+    return made;
+  };
+  for (size_t layer = 0; layer < k.size(); ++layer) {
+    prefix_.k.push_back(begin(k[layer], front == nullptr ? at::Tensor() : front->k[layer]));
+    prefix_.v.push_back(begin(v[layer], front == nullptr ? at::Tensor() : front->v[layer]));
+  }
 }
 
 void KvCache::Reserve(int64_t positions) {

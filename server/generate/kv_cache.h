@@ -17,8 +17,10 @@ inline constexpr int64_t kFirstBlock = 64;
 // moves nothing else. Used on the executor's thread.
 class KvCache {
  public:
-  // Begins with these, one tensor a layer, [positions, kv_heads, d_head] each, which are copied; grows to at most `most` positions.
-  KvCache(const std::vector<at::Tensor>& k, const std::vector<at::Tensor>& v, int64_t most);
+  // Begins with these, one tensor a layer, [positions, kv_heads, d_head] each, which are copied; in front of them, where `front` is not
+  // null, the first `front_size` positions of that. Grows to at most `most` positions.
+  KvCache(const std::vector<at::Tensor>& k, const std::vector<at::Tensor>& v, int64_t most, const model::KvPrefix* front = nullptr,
+          int64_t front_size = 0);
 
   // Makes room for so many positions. When there is none, it doubles: over a continuation's life each line is moved about once.
   void Reserve(int64_t positions);

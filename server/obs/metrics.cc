@@ -95,6 +95,13 @@ struct Metrics::Families {
   Counter& expired_handles =
       CounterFamily(registry, "fluoroscope_handles_expired_total", "Handles that ended because their time to live had passed.").Add({});
 
+  Family<Counter>& reused_tokens =
+      CounterFamily(registry, "fluoroscope_reused_tokens_total",
+                    "Prompt tokens of generations that were not run because their keys and values were known.");
+  Gauge& prefix_cache_bytes =
+      GaugeFamily(registry, "fluoroscope_prefix_cache_bytes", "Bytes of keys and values that are kept for prompts that begin alike.")
+          .Add({});
+
   Family<Gauge>& jobs = GaugeFamily(registry, "fluoroscope_jobs", "Jobs that the server keeps, by state.");
   Family<Gauge>& device_bytes =
       GaugeFamily(registry, "fluoroscope_device_allocated_bytes", "Bytes of tensors that the counting allocator holds now.");
@@ -173,6 +180,12 @@ void Metrics::SetHandles(size_t count, uint64_t bytes) {
 }
 
 void Metrics::CountExpiredHandles(size_t count) { families_->expired_handles.Increment(static_cast<double>(count)); }
+
+void Metrics::AddReusedTokens(const std::string& model, uint64_t tokens) {
+  families_->reused_tokens.Add({{"model", model}}).Increment(static_cast<double>(tokens));
+}
+
+void Metrics::SetPrefixCacheBytes(uint64_t bytes) { families_->prefix_cache_bytes.Set(static_cast<double>(bytes)); }
 
 void Metrics::SetDeviceMemory(const std::string& device, uint64_t allocated_bytes, uint64_t peak_bytes) {
   families_->device_bytes.Add({{"device", device}}).Set(static_cast<double>(allocated_bytes));

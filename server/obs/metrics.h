@@ -48,6 +48,9 @@ class Metrics {
   // Of the leased handles: how many there are, what all of them and their uploads hold, and that some have outlived their time.
   void SetHandles(size_t count, uint64_t bytes);
   void CountExpiredHandles(size_t count);
+  // Of generations: prompt tokens that were not run because their keys and values were known, and what is kept for that.
+  void AddReusedTokens(const std::string& model, uint64_t tokens);
+  void SetPrefixCacheBytes(uint64_t bytes);
   void SetDeviceMemory(const std::string& device, uint64_t allocated_bytes, uint64_t peak_bytes);
 
  private:

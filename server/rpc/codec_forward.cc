@@ -107,6 +107,7 @@ void EncodeForwardSummary(const api::ForwardSummary& summary, pb::ForwardSummary
   out->set_run_ms(summary.run_ms);
   out->set_tokens(summary.tokens);
   out->set_peak_bytes(summary.peak_bytes);
+  out->set_reused_tokens(summary.reused_tokens);
   for (const std::string& warning : summary.warnings) out->add_warnings(warning);
 }
 

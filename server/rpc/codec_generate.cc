@@ -67,7 +67,10 @@ absl::Status DecodePlan(const pb::GenerateRequest& request, api::GenerateRequest
   FS_RETURN_IF_ERROR(CheckEntries({&root, "interventions"}, request.interventions_size(), kMaxInterventions));
   for (int i = 0; i < request.captures_size(); ++i) {
     FS_ASSIGN_OR_RETURN(api::Capture capture, DecodeCapture(request.captures(i), out.prompts.size(), {&root, "captures", i}));
-    if (capture.keep_seconds > 0) return InvalidAt({&root, "captures", i}, "has keep; only Inference.Forward keeps captures on the server");
+    if (capture.keep_seconds > 0)
+      return InvalidAt(
+          {&root, "captures", i},
+          "has keep; only Inference.Forward keeps captures on the server: give it the prompt with the generated ids behind it");
     out.captures.push_back(std::move(capture));
   }
   for (int i = 0; i < request.interventions_size(); ++i) {
@@ -109,6 +112,7 @@ absl::StatusOr<api::GenerateRequest> DecodeGenerate(const pb::GenerateRequest& r
   if (request.max_new_tokens() < 1 || request.max_new_tokens() > kMost)
     return InvalidAt({&root, "max_new_tokens"}, "is ", request.max_new_tokens(), "; it must be at least 1 and fit the model's context");
   out.max_new_tokens = request.max_new_tokens();
+  out.isolated = request.isolated();
   FS_ASSIGN_OR_RETURN(out.sampling, DecodeSampling(request.sampling()));
   if (request.has_samples()) out.samples = request.samples();
   if (out.samples < 1) return InvalidAt({&root, "samples"}, "is 0; it must be at least 1");

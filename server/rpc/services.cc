@@ -122,6 +122,16 @@ grpc::ServerWriteReactor<ByteBuffer>* InferenceService::Generate(CallbackServerC
       });
 }
 
+ServerUnaryReactor* InferenceService::EstimateGenerate(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
+  return ServeUnary<pb::GenerateRequest, pb::EstimateReply>(
+      state_, *context, "Inference.EstimateGenerate", *in, out,
+      [this](const pb::GenerateRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::GenerateRequest request, DecodeGenerate(message, state_.decode));
+        engine.EstimateGenerate(std::move(request), call, Encoded<pb::EstimateReply, api::Estimate>(std::move(done), EncodeEstimate));
+        return absl::OkStatus();
+      });
+}
+
 grpc::ServerWriteReactor<ByteBuffer>* PatchingService::Sweep(CallbackServerContext* context, const ByteBuffer* in) {
   return ServeStream<pb::SweepRequest>(
       state_, *context, "Patching.Sweep", *in,

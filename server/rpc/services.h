@@ -32,7 +32,8 @@ class ModelsService final : public RawModels<fluoroscope::v1::Models::Service> {
 
 template <typename Service>
 using RawInference = fluoroscope::v1::Inference::WithRawCallbackMethod_Forward<
-    fluoroscope::v1::Inference::WithRawCallbackMethod_Estimate<fluoroscope::v1::Inference::WithRawCallbackMethod_Generate<Service>>>;
+    fluoroscope::v1::Inference::WithRawCallbackMethod_Estimate<fluoroscope::v1::Inference::WithRawCallbackMethod_Generate<
+        fluoroscope::v1::Inference::WithRawCallbackMethod_EstimateGenerate<Service>>>>;
 
 class InferenceService final : public RawInference<fluoroscope::v1::Inference::Service> {
  public:
@@ -41,6 +42,7 @@ class InferenceService final : public RawInference<fluoroscope::v1::Inference::S
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Forward(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* Estimate(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* EstimateGenerate(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
 
  private:
   ServerState& state_;

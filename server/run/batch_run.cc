@@ -6,7 +6,7 @@
 namespace fluoroscope::run {
 namespace {
 
-// The rows that begin with their embedding, with all their positions.
+// The rows that begin with their embedding, with all positions that they compute.
 model::PackedRows WholeRows(const LaneRows& rows) {
   std::vector<model::RowSpan> spans;
   for (size_t slot = 0; slot < rows.size(); ++slot) {
@@ -14,8 +14,11 @@ model::PackedRows WholeRows(const LaneRows& rows) {
     if (row.joins()) continue;
     model::RowSpan& span = spans.emplace_back();
     span.slot = static_cast<int64_t>(slot);
-    span.positions.resize(row.ids.size());
-    std::iota(span.positions.begin(), span.positions.end(), 0);
+    span.positions.resize(static_cast<size_t>(row.lines()));
+    std::iota(span.positions.begin(), span.positions.end(), row.first());
+    if (!row.prefix) continue;
+    span.prefix = row.prefix->kv.get();
+    span.prefix_size = row.prefix->size;
   }
   return model::PackedRows(std::move(spans));
 }
@@ -23,8 +26,8 @@ model::PackedRows WholeRows(const LaneRows& rows) {
 at::Tensor IdsOf(const LaneRows& rows, const model::PackedRows& whole, at::Device device) {
   std::vector<int64_t> ids;
   for (const model::RowSpan& span : whole.rows()) {
-    const std::vector<int64_t>& row = rows[static_cast<size_t>(span.slot)].plan->ids;
-    ids.insert(ids.end(), row.begin(), row.end());
+    const RowPlan& row = *rows[static_cast<size_t>(span.slot)].plan;
+    ids.insert(ids.end(), row.ids.begin() + row.first(), row.ids.end());
   }
   return model::IndexTensor(ids, device);
 }

@@ -13,6 +13,7 @@
 
 #include "intervention/edit.h"
 #include "intervention/metrics.h"
+#include "model/kv_prefix.h"
 #include "model/model.h"
 #include "model/sites.h"
 
@@ -122,6 +123,13 @@ struct FreezePlan {
   std::vector<bool> attention, mlp;  // by layer
 };
 
+// Positions at the front of a row that are not computed because their keys and values are known: it begins with its embedding, but only
+// with the positions behind them. Everything it reads and edits lies there.
+struct PrefixPlan {
+  std::shared_ptr<const model::KvPrefix> kv;  // at least `size` positions
+  int64_t size = 0;
+};
+
 // A row that begins in the middle with values that somebody gave, all its positions at once.
 struct StartPlan {
   Point at;          // as in ForkPlan
@@ -138,6 +146,7 @@ struct RowPlan {
   // At most one of these; without, it begins with its embedding.
   std::optional<ForkPlan> fork;
   std::optional<StartPlan> start;
+  std::optional<PrefixPlan> prefix;
   std::optional<FreezePlan> freeze;
   std::vector<CapturePlan> captures;
   std::vector<KeepPlan> keeps;
@@ -152,7 +161,7 @@ struct RowPlan {
   std::vector<int64_t> last_positions;
 
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
-  int64_t first() const { return fork ? fork->first : 0; }
+  int64_t first() const { return fork ? fork->first : prefix ? prefix->size : 0; }
   // Where it joins its batch; absent: with its embedding.
   std::optional<Point> joins() const { return fork ? std::optional(fork->at) : start ? std::optional(start->at) : std::nullopt; }
   int64_t lines() const { return length() - first(); }  // how many of its positions are computed

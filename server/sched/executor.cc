@@ -90,11 +90,12 @@ class Executor::Impl {
   }
 
   absl::Status Reserve(uint64_t bytes) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     const uint64_t taken = reserved_ + std::max(admitted_, waiting_.LargestBytes());
     if (taken > options_.budget_bytes || bytes > options_.budget_bytes - taken)
       return NoRoom(bytes, options_.budget_bytes - std::min(taken, options_.budget_bytes), options_.budget_bytes);
     reserved_ += bytes;
+    ReclaimSpare(lock);
     return absl::OkStatus();
   }
 
@@ -102,6 +103,19 @@ class Executor::Impl {
     const std::lock_guard lock(mutex_);
     reserved_ -= bytes;
     Wake();  // waiting work may fit now
+  }
+
+  bool ReserveSpare(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t taken = reserved_ + admitted_ + spare_;
+    if (taken > options_.budget_bytes || bytes > options_.budget_bytes - taken) return false;
+    spare_ += bytes;
+    return true;
+  }
+
+  void ReleaseSpare(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    spare_ -= bytes;
   }
 
   void Poke() {
@@ -160,6 +174,15 @@ class Executor::Impl {
   void Wake() {  // with mutex_ held
     news_ = true;
     wake_.notify_one();
+  }
+
+  // Has spare bytes given back that what was taken just now needs. Lets go of the lock meanwhile.
+  void ReclaimSpare(std::unique_lock<std::mutex>& lock) {
+    const uint64_t taken = reserved_ + admitted_ + spare_;
+    if (spare_ == 0 || taken <= options_.budget_bytes) return;
+    lock.unlock();
+    options_.reclaim_spare(taken - options_.budget_bytes);
+    lock.lock();
   }
 
   // Takes the work when there is a place for it; else leaves it alone and says why not.
@@ -253,7 +276,7 @@ class Executor::Impl {
       const uint64_t charged = running_.charged_bytes();
       std::optional<QueuedWork> next;
       {
-        const std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         const uint64_t taken = std::min(options_.budget_bytes, charged + reserved_);
         next = waiting_.PopNext(options_.budget_bytes - taken, charged - running_.parked_bytes(),
                                 [this](const WorkInfo& info) { return ledger_.MayRun(info, reserved_); });
@@ -264,6 +287,7 @@ class Executor::Impl {
         ++held_;
         admitted_ += next->info.peak_bytes;
         metrics_.SetQueueDepth(waiting_.size());
+        ReclaimSpare(lock);
       }
       metrics_.ObserveQueueWait(Seconds(Clock::now() - next->arrived));
       Work& work = *next->work;
@@ -341,6 +365,7 @@ class Executor::Impl {
   bool stopping_ = false;
   Clock::time_point abort_all_at_ = Clock::time_point::max();
   uint64_t reserved_ = 0;  // by others than works
+  uint64_t spare_ = 0;     // of what is left: held until somebody needs it
   uint64_t admitted_ = 0;  // running_'s charge, for other threads
   size_t held_ = 0;        // works that the executor's thread has taken from waiting_ and not yet let go
 
@@ -356,6 +381,8 @@ Executor::~Executor() { impl_->Stop(); }
 void Executor::Submit(std::shared_ptr<Work> work, WorkInfo info) { impl_->Submit(std::move(work), std::move(info)); }
 absl::Status Executor::Reserve(uint64_t bytes) { return impl_->Reserve(bytes); }
 void Executor::Release(uint64_t bytes) { impl_->Release(bytes); }
+bool Executor::ReserveSpare(uint64_t bytes) { return impl_->ReserveSpare(bytes); }
+void Executor::ReleaseSpare(uint64_t bytes) { impl_->ReleaseSpare(bytes); }
 void Executor::Resume(const Work* work) { impl_->Resume(work); }
 void Executor::Poke() { impl_->Poke(); }
 void Executor::Drain(std::chrono::milliseconds grace) { impl_->Drain(grace); }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -35,6 +36,8 @@ class Executor {
     size_t max_in_flight_per_principal = 0;
     size_t max_running_per_principal = 0;
     uint64_t bytes_per_principal = 0;
+    // Frees at least so many spare bytes and releases them (ReleaseSpare) before it returns. Called from any thread, without locks.
+    std::function<void(uint64_t)> reclaim_spare = [](uint64_t) {};
   };
 
   Executor(Options options, obs::Metrics& metrics);
@@ -47,6 +50,11 @@ class Executor {
   // numbers, when running work, other reservations or the largest waiting work leave no room for it. Release gives them back.
   absl::Status Reserve(uint64_t bytes);
   void Release(uint64_t bytes);
+
+  // Takes bytes that nobody needs at this moment, for what can be computed again (a cache). Neither work nor Reserve sees them: they are
+  // had back with `reclaim_spare` as soon as one of these wants them. False when there are not so many.
+  bool ReserveSpare(uint64_t bytes);
+  void ReleaseSpare(uint64_t bytes);
 
   // Makes a blocked work runnable again. Never lost, however close to the step that returns kBlocked. Harmless for any other work, for
   // one that has ended (its address is compared, never followed) and more than once.

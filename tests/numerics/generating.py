@@ -15,6 +15,11 @@ from .reference import Edit, Weights, trace
 from .serving import Row, Server
 from .slow_edits import philox
 
+# Two prompts for the tiny checkpoints, and how many tokens they go on for.
+IDS = [0, 17, 42, 250, 42, 7, 133]
+SHORT = [5]
+TOKENS = 9
+
 GENERATED = plan_pb2.Positions(items=[plan_pb2.Positions.Item(generated=True)])
 PROMPT = plan_pb2.Positions(items=[plan_pb2.Positions.Item(range=plan_pb2.Positions.Range())])
 
@@ -58,10 +63,10 @@ def request(model: str, rows: Sequence[Row], max_new_tokens: int, *, sampling=No
     return out
 
 
-def call(server: Server, message: inference_pb2.GenerateRequest):
-    """The stream of messages, as bytes."""
+def call(server: Server, message: inference_pb2.GenerateRequest, principal: str | None = None):
+    """The stream of messages, as bytes. Without a principal the caller is its address."""
     method = server.channel.unary_stream("/fluoroscope.v1.Inference/Generate", inference_pb2.GenerateRequest.SerializeToString, None)
-    return method(message, timeout=300)
+    return method(message, timeout=300, metadata=None if principal is None else [("x-fluoroscope-principal", principal)])
 
 
 def read(messages) -> Generated:
@@ -80,8 +85,17 @@ def read(messages) -> Generated:
     return Generated(reply.header, reply.summary, tokens, reply.tensors)
 
 
-def generate(server: Server, model: str, rows: Sequence[Row], max_new_tokens: int, **options) -> Generated:
-    return read(call(server, request(model, rows, max_new_tokens, **options)))
+def generate(server: Server, model: str, rows: Sequence[Row], max_new_tokens: int, principal: str | None = None, **options) -> Generated:
+    return read(call(server, request(model, rows, max_new_tokens, **options), principal))
+
+
+def estimate(server: Server, model: str, rows: Sequence[Row], max_new_tokens: int, **options) -> inference_pb2.EstimateReply:
+    method = server.channel.unary_unary(
+        "/fluoroscope.v1.Inference/EstimateGenerate",
+        inference_pb2.GenerateRequest.SerializeToString,
+        inference_pb2.EstimateReply.FromString,
+    )
+    return method(request(model, rows, max_new_tokens, **options), timeout=60)
 
 
 # What happens to a site's value [positions, ...] in a run of so many positions.

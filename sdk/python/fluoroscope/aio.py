@@ -226,6 +226,7 @@ class AsyncModel:
     put = _put(Model.put)
     chat_text = _awaited(Model.chat_text)
     estimate = _awaited(Model.estimate)
+    estimate_generate = _awaited(Model.estimate_generate)
     sweep = _awaited(Model.sweep)
     attribute = _awaited(Model.attribute)
     estimate_sweep = _awaited(Model.estimate_sweep)

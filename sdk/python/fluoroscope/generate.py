@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -244,36 +243,3 @@ class _Reader(ReplyReader):
         array = np.empty(shape, dtype)
         self._of_tokens.setdefault((header.name, header.part, header.row, header.sample), []).append((header, array))
         return array
-
-
-def request_of(
-    plan: Plan,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repetition_penalty: float,
-    seed: int | None,
-    samples: int,
-    stop: str | Sequence[str],
-    ignore_eos: bool,
-    top_logprobs: int,
-) -> inference_pb2.GenerateRequest:
-    """The request of a plan whose prompts are to go on."""
-    numbers: Mapping[str, Any] = {"max_new_tokens": max_new_tokens, "top_k": top_k, "samples": samples, "top_logprobs": top_logprobs}
-    for name, number in numbers.items():
-        if not 0 <= number < 2**32:
-            raise ValueError(f"{name} is {number}; it cannot be negative or over {2**32 - 1}")
-    if seed is not None and not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}; it must be from 0 to {2**64 - 1}")
-    sampling = inference_pb2.Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-        seed=secrets.randbits(64) if seed is None else seed,
-    )  # fmt: skip
-    return inference_pb2.GenerateRequest(
-        model=plan.request.model, prompts=plan.request.prompts, captures=plan.request.captures, interventions=plan.request.interventions,
-        max_new_tokens=max_new_tokens, sampling=sampling, samples=samples, stop=[stop] if isinstance(stop, str) else stop, ignore_eos=ignore_eos,
-        top_logprobs=top_logprobs, sources=len(plan.request.prompts) - plan.rows,
-    )  # fmt: skip

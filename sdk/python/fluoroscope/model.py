@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluoroscope import subspace
+from fluoroscope import generate_request, subspace
 from fluoroscope._proto.v1 import inference_pb2, models_pb2, plan_pb2
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
@@ -19,7 +19,7 @@ from fluoroscope.chat import ChatTemplate, Message
 from fluoroscope.client import Client
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.generate import METHOD as _GENERATE
-from fluoroscope.generate import Generation, request_of
+from fluoroscope.generate import Generation
 from fluoroscope.handles import Handle, Handles, keep, put
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention
@@ -340,6 +340,7 @@ class Model(Patching):
         reduction: Reduction = None,
         bos: Bos = None,
         parse_special_tokens: bool = False,
+        isolated: bool = False,
         timeout: float | None = None,
     ) -> Generation:
         """Lets prompts go on: `for token in model.generate("Once upon a time", max_new_tokens=40): print(token.text, end="")`.
@@ -358,6 +359,7 @@ class Model(Patching):
           interventions: as in run_with_hooks. Their positions may be "prompt", "generated" or "all" (the default: both). Kinds that take values from another
             prompt act on the prompt's tokens only.
           names_filter, positions, layers, heads, reduction: activations to keep, as in run_with_hooks; positions as of interventions.
+          isolated: each continuation steps alone and nothing is reused from earlier generations: a repeat gives the same bits.
 
         Returns:
           An iterator of GeneratedToken. `.text` reads to the end and gives the whole.
@@ -365,13 +367,18 @@ class Model(Patching):
         Raises:
           InvalidArgumentError: an argument is out of range; the message says what is allowed.
         """
-        capture = self._capture(names_filter, positions, layers, heads, reduction)
-        plan = self._build(prompts, interventions=interventions, capture=capture, bos=bos, parse_special_tokens=parse_special_tokens)
-        request = request_of(
-            plan, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-            seed=seed, samples=samples, stop=stop, ignore_eos=ignore_eos, top_logprobs=top_logprobs,
-        )
+        plan, request = generate_request.request_of(
+            self, prompts, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            seed=seed, samples=samples, stop=stop, ignore_eos=ignore_eos, top_logprobs=top_logprobs, interventions=interventions,
+            names_filter=names_filter, positions=positions, layers=layers, heads=heads, reduction=reduction, bos=bos,
+            parse_special_tokens=parse_special_tokens, isolated=isolated,
+        )  # fmt: skip
         return Generation(plan, request, self._client.stream(_GENERATE, request, timeout), self.info.layers)
+
+    def estimate_generate(self, prompts: Prompts, max_new_tokens: int = 64, **options: Any) -> Estimate:
+        """What `generate` with these arguments would cost, without running it: as if every continuation took all its tokens and nothing were reused."""
+        check_options("estimate_generate", options, Model.generate, but=("self", "prompts", "max_new_tokens", "timeout"))
+        return generate_request.estimate(self, prompts, max_new_tokens, **options)
 
     def chat(self, messages: Sequence[Message], max_new_tokens: int = 64, **options: Any) -> Generation:
         """The model's answer in a conversation: `model.chat([{"role": "user", "content": "What is the capital of France?"}]).text`.

@@ -110,12 +110,17 @@ class Estimate(_Printed):
 
 @dataclass(frozen=True, repr=False)
 class Timing(_Printed):
-    """Where the time went, in milliseconds, and what the run used."""
+    """Where the time went, in milliseconds, and what the run used.
+
+    Attributes:
+      tokens: those that ran. reused_tokens: of a generation's prompts, those that did not, because an earlier generation of this client began alike.
+    """
 
     queue_ms: float
     run_ms: float
     tokens: int
     peak_bytes: int
+    reused_tokens: int = 0
 
     @classmethod
     def of(cls, message: inference_pb2.ForwardSummary) -> Timing:

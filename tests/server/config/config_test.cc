@@ -126,6 +126,18 @@ TEST(ConfigTest, HandlesHavePartsOfTheBudget) {
     EXPECT_THAT(std::string(Parse(model + text).status().message()), testing::HasSubstr(why)) << text;
 }
 
+TEST(ConfigTest, ThePrefixCacheIsAPartOfTheBudget) {
+  const std::string model = std::string(kModel) + " device { memory_mib: 80 } ";
+  for (const auto& [text, mib] : std::vector<std::pair<std::string, uint64_t>>{
+           {"", 10}, {"generation {}", 10}, {"generation { prefix_cache_mib: 0 }", 0}, {"generation { prefix_cache_mib: 80 }", 80}}) {
+    const auto config = Parse(model + text);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->generation.prefix_cache_bytes, mib << 20) << text;
+  }
+  EXPECT_THAT(std::string(Parse(model + "generation { prefix_cache_mib: 81 }").status().message()),
+              testing::HasSubstr("generation.prefix_cache_mib is 81; the memory budget is 80 MiB"));
+}
+
 TEST(ConfigTest, FilesAreNamedInErrors) {
   EXPECT_EQ(ReadFile("/no/such.textproto").status().code(), absl::StatusCode::kNotFound);
   const auto path = std::filesystem::temp_directory_path() / ("fs_config_" + std::to_string(getpid()));

@@ -4,91 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <optional>
-
-#include "config/config.h"
-#include "engine/generate_builder.h"
-#include "generate/generate_run.h"
-#include "obs/metrics.h"
-#include "tests/server/engine/run_request.h"
-#include "tests/server/model/tiny_model.h"
+#include "tests/server/generate/generating_runs.h"
 
 namespace fluoroscope::generate {
 namespace {
 
-using Progress = sched::Work::Progress;
-
-// Takes tokens; wants no more after each of them while `slow`.
-class TokenSink final : public api::ForwardSink {
- public:
-  bool Push(api::ForwardPart part) override {
-    const auto* token = std::get_if<api::GeneratedToken>(&part);
-    if (token == nullptr) return true;
-    ids.push_back(token->id);
-    return !slow;
-  }
-  void OnDrain(std::function<void()>) override {}
-  void Finish(absl::Status end) override { status = std::move(end); }
-
-  std::vector<int64_t> ids;
-  std::optional<absl::Status> status;
-  bool slow = false;
-};
-
-class DecodePoolTest : public testing::Test {
- protected:
-  void SetUp() override {
-    std::unique_ptr<engine::LoadedModel> offered = engine::Offer(model::TinyLlama());
-    offered->decoding = std::make_shared<DecodePool>(offered->model);
-    model_ = std::move(offered);
-  }
-
-  struct Run {
-    std::shared_ptr<TokenSink> sink = std::make_shared<TokenSink>();
-    std::shared_ptr<GenerateRun> run;
-    bool done = false;
-
-    Progress Step() {
-      const Progress progress = run->Step();
-      done = progress == Progress::kDone;
-      return progress;
-    }
-  };
-
-  Run Start(std::vector<int64_t> ids, uint32_t tokens, const std::function<void(GeneratePlan&)>& change = {}) {
-    api::GenerateRequest request;
-    request.model = "tiny";
-    request.prompts.push_back({.input = api::TokenIds(std::move(ids))});
-    request.max_new_tokens = tokens;
-    absl::StatusOr<engine::BuiltGeneration> built = engine::BuildGeneration(model_, request, config::Limits());
-    EXPECT_TRUE(built.ok()) << built.status();
-    if (change) change(built->plan);
-    Run run;
-    run.run = std::make_shared<GenerateRun>(std::move(built->plan), api::ForwardHeader(), model_->decoding, run.sink, metrics_,
-                                            std::chrono::steady_clock::now());
-    return run;
-  }
-
-  std::vector<int64_t> Alone(std::vector<int64_t> ids, uint32_t tokens) {
-    Run run = Start(std::move(ids), tokens);
-    while (run.Step() != Progress::kDone) {
-    }
-    EXPECT_TRUE(run.sink->status->ok()) << *run.sink->status;
-    return run.sink->ids;
-  }
-
-  // In turns, as the executor does.
-  static void Finish(std::vector<Run*> runs) {
-    for (bool any = true; any;) {
-      any = false;
-      for (Run* run : runs)
-        if (!run->done) any = run->Step() != Progress::kDone || any;
-    }
-  }
-
-  std::shared_ptr<engine::LoadedModel> model_;
-  obs::Metrics metrics_;
-};
+using DecodePoolTest = GeneratingRuns;
 
 TEST_F(DecodePoolTest, RunsTogetherGiveWhatTheyGiveAlone) {
   const std::vector<int64_t> first = Alone({1, 2, 3}, 20), second = Alone({5, 4}, 9);

@@ -49,6 +49,7 @@ TEST(CodecForwardTest, SummaryAndEstimate) {
                         .run_ms = 2,
                         .tokens = 3,
                         .peak_bytes = 4,
+                        .reused_tokens = 5,
                         .warnings = {"w"}},
                        &out);
   EXPECT_EQ(out.metrics(0).name(), "d");
@@ -59,6 +60,7 @@ TEST(CodecForwardTest, SummaryAndEstimate) {
   EXPECT_EQ(out.run_ms(), 2);
   EXPECT_EQ(out.tokens(), 3u);
   EXPECT_EQ(out.peak_bytes(), 4u);
+  EXPECT_EQ(out.reused_tokens(), 5u);
   EXPECT_THAT(out.warnings(), ElementsAre("w"));
 
   const v1::EstimateReply estimate =

@@ -26,7 +26,7 @@ TEST(CodecGenerateTest, EverythingArrives) {
       model: "m" prompts { text: "a" } prompts { tokens { ids: [1, 2] } } prompts { text: "s" } sources: 1
       captures { select { sites: "x" positions { items { generated: true } } } }
       interventions { select { sites: "y" rows: 0 } zero {} }
-      max_new_tokens: 7 samples: 3 stop: "end" stop: "\n" ignore_eos: true top_logprobs: 4
+      max_new_tokens: 7 samples: 3 stop: "end" stop: "\n" ignore_eos: true top_logprobs: 4 isolated: true
       sampling { temperature: 0.5 top_k: 9 top_p: 0.75 min_p: 0.25 repetition_penalty: 1.5 seed: 18446744073709551615 })"),
                                   kLimits);
   ASSERT_TRUE(out.ok()) << out.status();
@@ -39,6 +39,7 @@ TEST(CodecGenerateTest, EverythingArrives) {
   EXPECT_EQ(out->samples, 3u);
   EXPECT_THAT(out->stop, ElementsAre("end", "\n"));
   EXPECT_TRUE(out->ignore_eos);
+  EXPECT_TRUE(out->isolated);
   EXPECT_EQ(out->top_logprobs, 4u);
   EXPECT_EQ(out->sampling.temperature, 0.5);
   EXPECT_EQ(out->sampling.top_k, 9u);
@@ -52,6 +53,7 @@ TEST(CodecGenerateTest, DefaultsAreGreedyAndOneSample) {
   const auto out = DecodeGenerate(Parse(R"(model: "m" prompts { text: "a" } max_new_tokens: 1)"), kLimits);
   ASSERT_TRUE(out.ok()) << out.status();
   EXPECT_EQ(out->samples, 1u);
+  EXPECT_FALSE(out->isolated);
   EXPECT_EQ(out->sampling.temperature, 0);
   EXPECT_EQ(out->sampling.top_p, 1);
   EXPECT_EQ(out->sampling.min_p, 0);

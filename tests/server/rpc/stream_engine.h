@@ -63,6 +63,9 @@ class StreamEngine final : public engine::Engine {
   void Generate(api::GenerateRequest, api::CallContext, std::shared_ptr<api::ForwardSink> sink) override {
     sink->Finish(absl::UnimplementedError("no model here"));
   }
+  void EstimateGenerate(api::GenerateRequest request, api::CallContext, Callback<api::Estimate> done) override {
+    done(api::Estimate{.tokens = request.max_new_tokens});
+  }
   void Sweep(api::SweepRequest, api::CallContext, std::shared_ptr<api::SweepSink> sink) override {
     sink->Finish(absl::UnimplementedError("no model here"));
   }

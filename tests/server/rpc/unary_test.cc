@@ -87,6 +87,16 @@ TEST_F(UnaryTest, EveryMethodAnswers) {
     ASSERT_TRUE(v1::Inference::NewStub(channel_)->Estimate(&context, request, &reply).ok());
     EXPECT_EQ(reply.tokens(), 1u);
   }
+  {
+    grpc::ClientContext context;
+    v1::GenerateRequest request;
+    request.set_model("m");
+    request.add_prompts()->set_text("x");
+    request.set_max_new_tokens(7);
+    v1::EstimateReply reply;
+    ASSERT_TRUE(v1::Inference::NewStub(channel_)->EstimateGenerate(&context, request, &reply).ok());
+    EXPECT_EQ(reply.tokens(), 7u);
+  }
 }
 
 TEST_F(UnaryTest, ErrorsCarryCodeAndMessage) {
@@ -100,9 +110,10 @@ TEST_F(UnaryTest, ErrorsCarryCodeAndMessage) {
 }
 
 TEST_F(UnaryTest, MalformedBytesAreInvalidAndTheServerGoesOn) {
-  for (const char* method : {"/fluoroscope.v1.Models/GetModel", "/fluoroscope.v1.Inference/Estimate", "/fluoroscope.v1.Inference/Forward",
-                             "/fluoroscope.v1.Patching/EstimateSweep", "/fluoroscope.v1.Patching/Sweep",
-                             "/fluoroscope.v1.Patching/PathPatch", "/fluoroscope.v1.Patching/EstimatePathPatch"}) {
+  for (const char* method :
+       {"/fluoroscope.v1.Models/GetModel", "/fluoroscope.v1.Inference/Estimate", "/fluoroscope.v1.Inference/EstimateGenerate",
+        "/fluoroscope.v1.Inference/Forward", "/fluoroscope.v1.Patching/EstimateSweep", "/fluoroscope.v1.Patching/Sweep",
+        "/fluoroscope.v1.Patching/PathPatch", "/fluoroscope.v1.Patching/EstimatePathPatch"}) {
     for (const std::string& bytes : {std::string("\xff\xff\xff\xff"),
                                      std::string("\x0a\x7f"
                                                  "short"),

@@ -1,4 +1,5 @@
 // Bytes of the budget that others than works hold.
+#include <atomic>
 #include <future>
 #include <memory>
 #include <string>
@@ -85,6 +86,66 @@ TEST_F(ReserveTest, ManyReservationsAddUp) {
   EXPECT_EQ(executor_.Reserve(0), absl::OkStatus());
   executor_.Release(100);
   EXPECT_EQ(executor_.Reserve(100), absl::OkStatus());
+}
+
+// A cache of `held` bytes that gives back in pieces of ten.
+class SpareTest : public ReserveTest {
+ protected:
+  void GiveBack(uint64_t bytes) {
+    asked_ += bytes;
+    for (uint64_t given = 0; given < bytes; given += 10) {
+      spared_.ReleaseSpare(10);
+      held_ -= 10;
+    }
+  }
+  bool Keep(uint64_t bytes) {
+    if (!spared_.ReserveSpare(bytes)) return false;
+    held_ += bytes;
+    return true;
+  }
+  absl::Status Run(uint64_t bytes, uint64_t* held_while_running = nullptr) {
+    auto work = MakeWork([this, held_while_running](int) {
+      if (held_while_running != nullptr) *held_while_running = held_;
+      return Progress::kDone;
+    });
+    std::future<absl::Status> end = work->end();
+    spared_.Submit(work, {.principal = "a", .peak_bytes = bytes, .cancel = {}});
+    return Get(end);
+  }
+
+  std::atomic<uint64_t> held_ = 0, asked_ = 0;
+  Executor spared_{Executor::Options{.budget_bytes = 100, .reclaim_spare = [this](uint64_t bytes) { GiveBack(bytes); }}, metrics_};
+};
+
+TEST_F(SpareTest, WorkGetsItBack) {
+  ASSERT_TRUE(Keep(60));
+  uint64_t held = 0;
+  EXPECT_EQ(Run(40, &held), absl::OkStatus());
+  EXPECT_EQ(held, 60u) << "both fit";
+  EXPECT_EQ(Run(55, &held), absl::OkStatus());
+  EXPECT_EQ(held, 40u) << "before the work's first step";
+  EXPECT_EQ(asked_, 15u);
+  EXPECT_EQ(Run(100, &held), absl::OkStatus());
+  EXPECT_EQ(held, 0u);
+  EXPECT_TRUE(Keep(100));
+}
+
+TEST_F(SpareTest, AReservationGetsItBack) {
+  ASSERT_TRUE(Keep(60));
+  EXPECT_EQ(spared_.Reserve(40), absl::OkStatus());
+  EXPECT_EQ(held_, 60u);
+  EXPECT_EQ(spared_.Reserve(50), absl::OkStatus());
+  EXPECT_EQ(held_, 10u);
+  EXPECT_EQ(spared_.Reserve(11).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(held_, 10u);
+}
+
+TEST_F(SpareTest, OnlyWhatNobodyHasIsSpare) {
+  ASSERT_EQ(spared_.Reserve(70), absl::OkStatus());
+  EXPECT_FALSE(Keep(31));
+  EXPECT_TRUE(Keep(20));
+  EXPECT_FALSE(Keep(11));
+  EXPECT_TRUE(Keep(10));
 }
 
 }  // namespace
