@@ -50,6 +50,7 @@ Tensor ToTensor(v1::TensorHeader&& header) {
   tensor.token_ids.assign(header.token_ids().begin(), header.token_ids().end());
   tensor.heads.assign(header.heads().begin(), header.heads().end());
   tensor.capture = header.capture();
+  tensor.gradient_of = std::move(*header.mutable_gradient_of());
   return tensor;
 }
 

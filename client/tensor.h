@@ -33,6 +33,7 @@ struct Tensor {
   std::vector<int64_t> token_ids;  // the row's tokens at `positions`
   std::vector<int32_t> heads;      // only when the capture chose some
   uint32_t capture = 0;            // index of the capture in the request; meaningless for logits
+  std::string gradient_of;         // the metric whose gradient in the value this is; empty: it is the value
 
   std::span<const std::byte> bytes() const { return {data.get(), size}; }
 

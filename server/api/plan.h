@@ -76,6 +76,8 @@ struct Capture {
   Selection select;
   Reduction reduction;
   uint32_t keep_seconds = 0;  // > 0: stays on the server for so long, and the reply has a handle. Only in a Forward
+  // Not empty: instead of values, the gradients of the metric of this name. Only in a Forward, without handles, lenses and writes
+  std::string gradient_of = {};
 };
 
 // What a handle holds, in place of a tensor that is given.

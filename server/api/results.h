@@ -47,6 +47,7 @@ struct NamedTensor {
   uint32_t capture = 0;
   std::string part;                // "", "values" or "indices"
   std::optional<uint32_t> sample;  // of generated tokens
+  std::string gradient_of = {};    // the metric whose gradient in the value this is; empty: it is the value
   Chunk data;
 };
 
@@ -109,7 +110,7 @@ struct SiteInfo {
   std::string name, equation;
   std::vector<std::string> axes;
   std::vector<int64_t> shape;  // -1: depends on the prompt
-  bool readable = false, editable = false;
+  bool readable = false, editable = false, has_gradient = false;
   std::string unavailable_because;
 };
 

@@ -56,6 +56,7 @@ api::ModelDetails LoadedModel::Details() const {
     if (why.empty()) why = refused.Why(spec.site);
     site.readable = why.empty();
     site.editable = why.empty() && spec.editable;
+    site.has_gradient = why.empty() && model::HasGradient(spec.site);
     site.unavailable_because = std::move(why);
     details.sites.push_back(std::move(site));
   }

@@ -179,6 +179,11 @@ void Write(const run::RowPlan& row, Canonical& out) {
     out.Number(row.logits->top_k);
   }
   Write(row.metrics, out);
+  for (const run::GradientPlan& gradient : row.gradients) {
+    out.Text("gradient");
+    out.Number(static_cast<int64_t>(gradient.metric));
+    Write({gradient.capture}, out);
+  }
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <c10/core/InferenceMode.h>
+
 #include "intervention/kinds.h"
 #include "intervention/subspace.h"
 #include "model/packed_rows.h"
@@ -9,6 +11,7 @@ const at::Tensor& BasisOf(const SwapSubspace& swap) {
   if (swap.part == nullptr) return swap.basis;
   const ReadPart& part = *swap.part;
   if (!part.basis.defined()) {
+    const c10::InferenceMode inference(false);  // a pass with gradients may save it
     const at::Tensor reader =
         part.units.empty() ? part.reader : part.reader.index_select(1, model::IndexTensor(part.units, part.reader.device()));
     part.basis = part.null_space ? NullSpacePart(swap.basis, reader) : RowSpacePart(swap.basis, reader);

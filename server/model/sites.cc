@@ -217,6 +217,8 @@ std::string FullName(Site site, int64_t layer) {
   return "blocks." + std::to_string(layer) + "." + std::string(spec.name);
 }
 
+bool HasGradient(Site site) { return site != Site::kAttnIn && site != Site::kQInput && site != Site::kKInput && site != Site::kVInput; }
+
 std::optional<std::string> Unavailable(Site site, const Architecture& arch) {
   if (site == Site::kPosEmbed && arch.positions != PositionScheme::kLearned)
     return "this model has no learned position embedding; positions enter by rotating q and k";

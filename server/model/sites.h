@@ -79,6 +79,9 @@ const SiteSpec& SpecOf(Site site);
 // "blocks.5.hook_resid_pre"; the layer is ignored for sites outside the blocks.
 std::string FullName(Site site, int64_t layer);
 
+// Whether a metric's gradient can be taken there. What heads read of the residual can be looked at, but the pass goes on without it.
+bool HasGradient(Site site);
+
 // Why this architecture does not have the site; nullopt when it does.
 std::optional<std::string> Unavailable(Site site, const Architecture& arch);
 

@@ -67,6 +67,7 @@ absl::Status DecodePlan(const pb::GenerateRequest& request, api::GenerateRequest
   FS_RETURN_IF_ERROR(CheckEntries({&root, "interventions"}, request.interventions_size(), kMaxInterventions));
   for (int i = 0; i < request.captures_size(); ++i) {
     FS_ASSIGN_OR_RETURN(api::Capture capture, DecodeCapture(request.captures(i), out.prompts.size(), {&root, "captures", i}));
+    if (!capture.gradient_of.empty()) return InvalidAt({&root, "captures", i}, "has gradient_of; only Inference.Forward takes gradients");
     if (capture.keep_seconds > 0)
       return InvalidAt(
           {&root, "captures", i},

@@ -37,6 +37,7 @@ void EncodeSite(const api::SiteInfo& site, pb::Site* out) {
   out->mutable_shape()->Add(site.shape.begin(), site.shape.end());
   out->set_readable(site.readable);
   out->set_editable(site.editable);
+  out->set_has_gradient(site.has_gradient);
   out->set_unavailable_because(site.unavailable_because);
 }
 

@@ -224,6 +224,14 @@ absl::StatusOr<api::Capture> DecodeCapture(const pb::Capture& capture, size_t pr
     out.keep_seconds = capture.keep().ttl_seconds();
     if (out.keep_seconds == 0) return InvalidAt({&path, "keep.ttl_seconds"}, "is 0; it must be at least 1");
   }
+  if (!capture.gradient_of().empty()) {
+    const FieldPath gradient{&path, "gradient_of"};
+    if (capture.gradient_of().size() > kMaxNameBytes) return InvalidAt(gradient, "is longer than ", kMaxNameBytes, " bytes");
+    if (capture.has_keep()) return InvalidAt(gradient, "and keep exclude each other: handles hold values");
+    if (capture.reduction().has_lens() || capture.reduction().has_writes())
+      return InvalidAt(gradient, "and this reduction exclude each other: gradients take last, top_k and dot");
+    out.gradient_of = capture.gradient_of();
+  }
   return out;
 }
 

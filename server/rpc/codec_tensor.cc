@@ -140,6 +140,7 @@ void EncodeTensorHeader(const api::NamedTensor& tensor, uint32_t id, pb::TensorH
   header->set_capture(tensor.capture);
   header->set_part(tensor.part);
   if (tensor.sample) header->set_sample(*tensor.sample);
+  header->set_gradient_of(tensor.gradient_of);
 }
 
 std::string EncodeChunkPrefix(uint32_t tensor_id, uint64_t offset, uint64_t data_size) {
@@ -160,7 +161,7 @@ uint64_t HeaderSizeBound(const api::NamedTensor& tensor) {
   constexpr uint64_t kFixed = 128, kVarint = 10;  // tags, lengths and single numbers; the longest varint
   const uint64_t numbers =
       tensor.data.shape.size() + tensor.positions.size() + tensor.token_ids.size() + tensor.heads.size() + tensor.units.size();
-  return kFixed + tensor.name.size() + tensor.part.size() + kVarint * numbers;
+  return kFixed + tensor.name.size() + tensor.part.size() + tensor.gradient_of.size() + kVarint * numbers;
 }
 
 }  // namespace fluoroscope::rpc

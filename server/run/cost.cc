@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "run/gradient_peak.h"
 #include "run/peak.h"
 #include "run/sizes.h"
 
@@ -53,8 +54,10 @@ Cost CostOf(const RunPlan& plan) {
       if (capture.keep_seconds == 0)
         cost.reply_bytes += static_cast<uint64_t>(CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size)));
     cost.reply_bytes += static_cast<uint64_t>(LogitsBytes(row, arch, element_size));
-    cost.flops += Flops(row, arch);
-    cost.tokens += static_cast<uint64_t>(row.lines());
+    const double flops = Flops(row, arch);
+    cost.flops += flops + GradientFlops(row, arch, flops);
+    cost.tokens += static_cast<uint64_t>(row.lines() * (row.gradients.empty() ? 1 : 2));
+    cost.reply_bytes += static_cast<uint64_t>(GradientResultBytes(row, arch));
   }
   const Peak peak = PeakOf(plan);
   cost.peak_bytes = static_cast<uint64_t>(peak.most) + kSlackBytes;

@@ -22,6 +22,7 @@ ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<
       out_(sink_),
       keeper_(std::move(keeper)),
       run_(std::make_unique<PlanRun>(plan_, header_.provenance.model, out_, metrics)),
+      gradients_(std::make_unique<CapturedGradients>(run_->lane())),
       pool_(std::move(pool)),
       arrived_(arrived) {}
 
@@ -59,13 +60,12 @@ sched::Work::Progress ForwardRun::Step() {
   if (!ReaderWaits()) return Progress::kBlocked;
   if (EnterPool()) return ended_ ? Ended() : Progress::kMore;
   Start();
-  // Up to the end of a batch, where the next one may be for the pool.
-  const absl::StatusOr<bool> more = meter_.Step([this] { return run_->Step() && !run_->between(); });
+  const absl::StatusOr<bool> more = meter_.Step([this] { return StepOwn(); });
   if (!more.ok()) {
     Fail(more.status());
     return Ended();
   }
-  if (run_->done()) {
+  if (run_->done() && gradients_->done()) {
     Succeed();
     return Ended();
   }
@@ -73,9 +73,15 @@ sched::Work::Progress ForwardRun::Step() {
   return out_.wants_more() || drained_ ? Progress::kMore : Progress::kBlocked;
 }
 
+bool ForwardRun::StepOwn() {
+  if (!run_->done()) return run_->Step() && !run_->between();  // the next batch may be for the pool
+  if (!gradients_->done()) gradients_->Step();
+  return !gradients_->done();
+}
+
 void ForwardRun::OnBatchDone() {
   pooled_ = false;
-  if (run_->done()) {
+  if (run_->done() && gradients_->done()) {
     Succeed();
   } else if (out_.wants_more()) {
     (void)EnterPool();
@@ -104,7 +110,8 @@ sched::Work::Progress ForwardRun::Ended() {
 void ForwardRun::Succeed() {
   ended_ = true;
   api::ForwardSummary summary;
-  summary.tokens = run_->tokens();
+  summary.tokens = run_->tokens() + gradients_->tokens();
+  gradients_.reset();
   run_.reset();
   if (keeper_ != nullptr)
     for (api::Handle& handle : keeper_->Keep(std::move(out_.kept_captures()))) out_.Push(std::move(handle));
@@ -129,6 +136,7 @@ void ForwardRun::Fail(absl::Status why) {
 }
 
 void ForwardRun::LetGo() {
+  gradients_.reset();
   run_.reset();
   out_.kept_captures().clear();  // their memory first, then their charge
   keeper_.reset();

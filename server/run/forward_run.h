@@ -7,6 +7,7 @@
 
 #include "api/results.h"
 #include "run/batch_pool.h"
+#include "run/captured_gradients.h"
 #include "run/plan.h"
 #include "run/plan_run.h"
 #include "run/result_writer.h"
@@ -46,6 +47,7 @@ class ForwardRun final : public sched::Work, private BatchClient {
 
   // Takes the next batch to the pool, if it is one for it. True as well when that failed, which ends the run.
   bool EnterPool();
+  bool StepOwn();  // a piece of what this run does by itself; false at the end of a batch and of everything
   bool ReaderWaits();
   Progress Ended();
   void Start();
@@ -58,8 +60,9 @@ class ForwardRun final : public sched::Work, private BatchClient {
   std::shared_ptr<api::ForwardSink> sink_;
   obs::Metrics& metrics_;
   ResultWriter out_;
-  std::unique_ptr<CaptureKeeper> keeper_;  // until the end
-  std::unique_ptr<PlanRun> run_;           // until the end
+  std::unique_ptr<CaptureKeeper> keeper_;         // until the end
+  std::unique_ptr<PlanRun> run_;                  // until the end
+  std::unique_ptr<CapturedGradients> gradients_;  // until the end; they begin when run_ is done
   StepMeter meter_;
   const std::shared_ptr<BatchPool> pool_;
   bool pooled_ = false;  // the pool has rows of this run

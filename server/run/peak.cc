@@ -6,6 +6,7 @@
 
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
+#include "run/gradient_peak.h"
 #include "run/sizes.h"
 
 namespace fluoroscope::run {
@@ -314,6 +315,11 @@ Peak PeakOf(const RunPlan& plan) {
     kept += kept_logits;
     results += logits;
     peak.most = std::max(peak.most, kept + results + LogitsStepBytes(plan, batch, element_size));
+  }
+  for (const RowPlan& row : plan.rows) {
+    if (row.gradients.empty()) continue;
+    results += GradientResultBytes(row, arch);
+    peak.most = std::max(peak.most, kept + results + GradientPassBytes(row, *plan.model));
   }
   peak.most += peak.handles;
   peak.kept = kept;

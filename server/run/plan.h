@@ -55,7 +55,8 @@ struct CapturePlan {
   at::Tensor directions;  // f32 [n, last axis] when only the products with them are wanted, else undefined
   std::optional<LensPlan> lens;
   std::optional<WritesPlan> writes;
-  uint32_t keep_seconds = 0;  // > 0: goes to the run's keeper instead of the reply
+  uint32_t keep_seconds = 0;     // > 0: goes to the run's keeper instead of the reply
+  std::string gradient_of = {};  // not empty: it is not the value but the gradient of this metric
 
   bool reduced() const { return top_k > 0 || directions.defined() || lens || writes; }
 };
@@ -139,6 +140,12 @@ struct StartPlan {
 // The id at positions of a row that begins with values and without tokens.
 inline constexpr int64_t kNoToken = -1;
 
+// The gradient of a row's metric in what it has at a place; of the sum over the metric's positions.
+struct GradientPlan {
+  CapturePlan capture;  // of the gradient, which is float32
+  size_t metric = 0;    // index into the row's metrics
+};
+
 struct RowPlan {
   uint32_t index = 0;              // of the prompt in the request
   std::optional<uint32_t> sample;  // of a row that is generated
@@ -154,6 +161,7 @@ struct RowPlan {
   std::vector<EditPlan> edits;  // in the order given
   std::optional<LogitsPlan> logits;
   std::vector<MetricPlan> metrics;
+  std::vector<GradientPlan> gradients;  // taken in passes of their own, behind all batches
 
   // The last point somebody needs; the row leaves its batch behind it. Set by Finish().
   Point stop;

@@ -41,6 +41,7 @@ void ResultWriter::CapturePart(const RowPlan& row, const CapturePlan& capture, s
   tensor.units.assign(capture.place.units.begin(), capture.place.units.end());
   tensor.capture = capture.index;
   tensor.part = std::move(part);
+  tensor.gradient_of = capture.gradient_of;
   if (capture.keep_seconds > 0) {
     Fill(row, tensor, capture.place.positions, value);
     kept_captures_.push_back({std::move(tensor), capture.keep_seconds});

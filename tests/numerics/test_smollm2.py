@@ -6,6 +6,9 @@ Position 0 of a real model is an attention sink: its residual is a hundred times
 
 from __future__ import annotations
 
+import re
+
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -127,6 +130,59 @@ def test_what_everyone_knows_about_this_model(smollm2):
     assert np.exp(result.get("top.logprobs", 0)[0, 0]) == pytest.approx(0.77, abs=0.01)
     assert np.exp(result.get("top.logprobs", 1)[0, 0]) == pytest.approx(0.84, abs=0.01)
     assert list(result.metric().values()) == [pytest.approx(3.12, abs=0.01)]
+
+
+def test_gradients_equal_transformer_lens_backward_hooks(smollm2, model, path, ids):
+    """A few sites, of the plain run and of one with a head and a stretch of the residual edited. Float32 on both sides; the limit is 1e-4 of the largest
+    entry."""
+    from transformers import AutoTokenizer
+
+    mary, john = (AutoTokenizer.from_pretrained(path)(word)["input_ids"][0] for word in (" Mary", " John"))
+    theirs = lens.load(path, model)
+    for parameter in theirs.parameters():
+        parameter.requires_grad_(False)
+    theirs.embed.W_E.requires_grad_(True)
+    head, residual = "blocks.20.attn.hook_z", "blocks.12.hook_resid_mid"
+    names = ["hook_embed", "blocks.3.hook_resid_pre", residual, "blocks.29.hook_resid_post", head, "blocks.20.attn.hook_q", "blocks.5.attn.hook_v",
+             "blocks.15.attn.hook_pattern", "blocks.9.mlp.hook_post", "blocks.9.hook_mlp_out", "ln_final.hook_normalized"]  # fmt: skip
+
+    def zero_head(value, hook):
+        value = value.clone()
+        value[:, :, 4] = 0
+        return value
+
+    def scale(value, hook):
+        value = value.clone()
+        value[:, 5:9] = value[:, 5:9] * 0.5
+        return value
+
+    edits = [edit(head, heads=[4], zero=plan_pb2.Zero()), edit(residual, at=slice(5, 9), scale=plan_pb2.Scale(factor=0.5))]
+    for hooks, interventions in (([], []), ([(head, zero_head), (residual, scale)], edits)):
+        kept = {}
+
+        def keep(gradient, hook, kept=kept):
+            kept[hook.name] = gradient[0].detach().numpy()
+
+        with torch.enable_grad(), theirs.hooks(fwd_hooks=hooks, bwd_hooks=[(name, keep) for name in names]):
+            logit = theirs(torch.tensor([ids]), prepend_bos=False)[0, -1]
+            (logit[mary] - logit[john]).backward()
+        asked = capture(names)
+        asked.gradient_of = "diff"
+        result = smollm2.forward(NAME, [ids], captures=[asked], interventions=interventions, metrics=[logit_difference([mary], [john])])
+        for name in names:
+            largest = np.abs(kept[name]).max()
+            assert np.abs(result.get(name) - kept[name]).max() <= 1e-4 * largest, (name, len(interventions))
+
+
+def test_gradients_that_do_not_fit_are_refused(smollm2):
+    """30 layers of scores and patterns of 8,000 tokens: 140 GB."""
+    asked = capture("*")
+    asked.gradient_of = "diff"
+    with pytest.raises(grpc.RpcError) as raised:
+        smollm2.forward(NAME, [[5] * 8000], captures=[asked], metrics=[logit_difference([3], [4])])
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    needed, allowed = map(int, re.findall(r"\((\d+) bytes\)", raised.value.details()))
+    assert needed > allowed, raised.value.details()
 
 
 def test_patching_equals_transformer_lens(smollm2, model, path, ids):

@@ -10,6 +10,7 @@ import numpy as np
 from fluoroscope._proto.v1 import tensor_pb2
 from fluoroscope.cache import Activation, Entry, LensValues, TopKValues
 from fluoroscope.errors import DataLossError
+from fluoroscope.gradients import entry_name
 from fluoroscope.memory import POOL
 from fluoroscope.ragged import Ragged
 from fluoroscope.wire import widen_bf16
@@ -41,7 +42,7 @@ class Assembler:
         self._slots: dict[tuple[str, str], _Slot] = {}
 
     def allocate(self, header: tensor_pb2.TensorHeader, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        key, row = (header.name, header.part), header.row
+        key, row = (entry_name(header), header.part), header.row
         if key not in self._slots:
             # Memory that is never written costs nothing, so this is cheap even if it turns out that the shapes differ.
             self._slots[key] = _Slot(POOL.empty((self._rows, *shape), dtype))

@@ -19,7 +19,7 @@ class Hook:
       equation: what the tensor equals, in terms of other hook points.
       axes: the axes of one prompt's tensor; results have "batch" in front of them.
       shape: their sizes; -1 where it depends on the prompt.
-      readable, editable: what may be done with it.
+      readable, editable, has_gradient: what may be done with it.
       unavailable_because: why this model does not have it; empty when it does.
     """
 
@@ -30,10 +30,11 @@ class Hook:
     readable: bool
     editable: bool
     unavailable_because: str
+    has_gradient: bool = False
 
     @classmethod
     def of(cls, site: models_pb2.Site) -> Hook:
-        return cls(site.name, site.equation, tuple(site.axes), tuple(site.shape), site.readable, site.editable, site.unavailable_because)
+        return cls(site.name, site.equation, tuple(site.axes), tuple(site.shape), site.readable, site.editable, site.unavailable_because, site.has_gradient)
 
     @property
     def in_block(self) -> bool:

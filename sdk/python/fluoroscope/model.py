@@ -150,6 +150,7 @@ class Model(Patching):
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
         reduction: Reduction = None,
+        grad_of: Metric | None = None,
         logits: LogitsChoice = "all",
         remove_batch_dim: bool = False,
         bos: Bos = None,
@@ -167,6 +168,8 @@ class Model(Patching):
           positions: which positions to keep (query positions of scores and patterns). Default: all. See fs.Positions.
           layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis.
           reduction: done on the server before anything is sent: "last" (each prompt's last position), fs.TopK(k) or fs.Dot(directions).
+          grad_of: a metric, such as fs.metrics.logit_diff(" Mary", " John"). The cache then also has its gradient at the same places, as float32 with the
+            same shape: `cache["blocks.3.hook_resid_pre_grad"]`. Of each prompt's own metric; of the sum over its positions when it has several.
           logits: "all" (as in TransformerLens), "last", positions, fs.Logits(positions, tokens), or None. For long prompts "all" is the largest part of
             the reply.
           remove_batch_dim: drop the batch axis; for a single prompt.
@@ -185,7 +188,7 @@ class Model(Patching):
           FailedPreconditionError: this model does not have the hook point; the message says why.
           ResourceExhaustedError: too large for the server; `estimate` says how large.
         """
-        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         plan = self._build(prompts, capture=capture, logits=logits, bos=bos, parse_special_tokens=parse_special_tokens, isolated=isolated)
         if remove_batch_dim and plan.rows != 1:
             raise ValueError(f"remove_batch_dim is for one prompt; there are {plan.rows}")
@@ -203,6 +206,7 @@ class Model(Patching):
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
         reduction: Reduction = None,
+        grad_of: Metric | None = None,
         logits: LogitsChoice = "last",
         bos: Bos = None,
         parse_special_tokens: bool = False,
@@ -215,14 +219,14 @@ class Model(Patching):
         Args:
           interventions: fs.patch(...), fs.zero(...), fs.add(...) and the others, in the order in which they act.
           metrics: fs.metrics.logit_diff(...), fs.metrics.kl() and the others; computed on the server.
-          names_filter, positions, layers, heads, reduction: activations to keep, as in run_with_cache. Default: none (None keeps what run_with_cache keeps
-            by default).
+          names_filter, positions, layers, heads, reduction, grad_of: activations to keep, as in run_with_cache. Default: none (None keeps what
+            run_with_cache keeps by default). Gradients are those of the edited run, in the values behind the edits.
           logits: as in run_with_cache; default: each prompt's last position. None: metrics only.
 
         Warns:
           FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions.
         """
-        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
                            parse_special_tokens=parse_special_tokens, isolated=isolated)
         return self._run(plan, bfloat16, False, timeout)
@@ -240,6 +244,7 @@ class Model(Patching):
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
         reduction: Reduction = None,
+        grad_of: Metric | None = None,
         logits: LogitsChoice = "last",
         bfloat16: Bfloat16 = "float32",
         isolated: bool = False,
@@ -257,7 +262,7 @@ class Model(Patching):
         rows, single = starts(start_at, value, tokens)
         if names_filter is None or callable(names_filter):
             names_filter = self._behind(start_at, names_filter)
-        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         prompts = rows[0] if single else rows
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, isolated=isolated)
         return self._run(plan, bfloat16, False, timeout)
@@ -441,13 +446,14 @@ class Model(Patching):
         layers: int | Sequence[int] = (),
         heads: int | Sequence[int] = (),
         reduction: Reduction = None,
+        grad_of: Metric | None = None,
         logits: LogitsChoice = None,
         bos: Bos = None,
         parse_special_tokens: bool = False,
         isolated: bool = False,
     ) -> Estimate:
         """What such a run would cost, without running it. Arguments as in run_with_hooks; a wrong request gives the same errors."""
-        capture = self._capture(names_filter, positions, layers, heads, reduction)
+        capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
                            parse_special_tokens=parse_special_tokens, isolated=isolated)
         return Estimate.of(self._client.unary(_ESTIMATE, plan.request, inference_pb2.EstimateReply))
@@ -488,12 +494,15 @@ class Model(Patching):
         return build(self.name, prompts, layers=self.info.layers, **choices)
 
     def _capture(
-        self, names_filter: NamesFilter, positions: Positions, layers: int | Sequence[int], heads: int | Sequence[int], reduction: Reduction
+        self, names_filter: NamesFilter, positions: Positions, layers: int | Sequence[int], heads: int | Sequence[int], reduction: Reduction,
+        grad_of: Metric | None = None,
     ) -> CaptureChoice | None:
         if isinstance(names_filter, Sequence) and len(names_filter) == 0:
+            if grad_of is not None:
+                raise ValueError("grad_of needs names_filter: the hook points whose gradients are wanted")
             return None
         chosen = as_ints(layers)
-        return CaptureChoice(self._sites(names_filter, chosen), positions, chosen, as_ints(heads), reduction)
+        return CaptureChoice(self._sites(names_filter, chosen), positions, chosen, as_ints(heads), reduction, grad_of=grad_of)
 
     def _behind(self, start_at: HookKey, chosen: Callable[[str], bool] | None) -> list[str]:
         """Hook points from the start of a run on that a function chooses, or that are kept by default."""

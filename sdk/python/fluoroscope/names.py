@@ -20,6 +20,7 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
     Args:
       key: a full name, which is returned as it is; a short name ("embed"); or (short name, layer) or (short name, layer, part), where part is
         "attn", "mlp", "ln1" or "ln2" and only needed for "scale" and "normalized". Negative layers count from the last.
+        "_grad" behind the short name ("resid_pre_grad") means the gradient there.
       layers: how many layers the model has; needed for negative layers.
 
     Raises:
@@ -33,9 +34,11 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
         name, layer, part = (*key, None, None)[:3]
     else:
         raise KeyError(f"{key!r} is not a hook name: use 'blocks.5.hook_resid_pre', ('resid_pre', 5) or ('scale', 5, 'ln1')")
+    gradient = "_grad" if name.endswith("_grad") else ""
+    name = name.removesuffix("_grad")
     name = _ALIASES.get(name, name).removeprefix("hook_")
     if layer is None:
-        return f"ln_final.hook_{name}" if name in _NORM else f"hook_{name}"
+        return f"ln_final.hook_{name}{gradient}" if name in _NORM else f"hook_{name}{gradient}"
     layer = int(layer)
     if layer < 0:
         if layers is None or layer + layers < 0:
@@ -46,4 +49,4 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
     if part is None and name in _NORM:
         raise KeyError(f"{key!r} could be ln1 or ln2: use ({name!r}, {layer}, 'ln1')")
     folder = "attn" if name in _ATTENTION else "mlp" if name in _MLP else _PARTS[part] if part else ""
-    return f"blocks.{layer}.{folder + '.' if folder else ''}hook_{name}"
+    return f"blocks.{layer}.{folder + '.' if folder else ''}hook_{name}{gradient}"

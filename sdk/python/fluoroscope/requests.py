@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import inference_pb2, plan_pb2
+from fluoroscope.gradients import gradient_captures, with_gradients
 from fluoroscope.interventions import Intervention
 from fluoroscope.logits import LogitsChoice, logits_message
 from fluoroscope.metrics import Metric
@@ -77,6 +78,7 @@ class CaptureChoice:
     heads: Sequence[int] = ()
     reduction: Reduction = None
     rows: Sequence[int] | None = None  # None: all prompts
+    grad_of: Metric | None = None  # also the gradients of this metric, at the same places
 
 
 @dataclass
@@ -111,12 +113,16 @@ def build(
     if (wanted := logits_message(logits, len(rows))) is not None:
         request.logits.CopyFrom(wanted)
     plan = Plan(request, len(rows), single)
-    for choice in [] if capture is None else [capture] if isinstance(capture, CaptureChoice) else capture:
-        request.captures.append(_capture(choice, len(rows)))
+    choices = [] if capture is None else [capture] if isinstance(capture, CaptureChoice) else list(capture)
+    request.captures.extend(_capture(choice, len(rows)) for choice in choices)
     sources = _Sources(rows)
     for intervention in [interventions] if isinstance(interventions, Intervention) else interventions:
         _add_intervention(plan, intervention, sources, layers)
-    _add_metrics(plan, [metrics] if isinstance(metrics, Metric) else metrics, sources, layers)
+    _add_metrics(plan, with_gradients([metrics] if isinstance(metrics, Metric) else metrics, choices), sources, layers)
+    for choice, made in zip(choices, list(request.captures), strict=True):
+        if choice.grad_of is not None:
+            named = plan.metrics[choice.grad_of]
+            request.captures.extend(gradient_captures(made, [message for message in request.metrics if message.name in named]))
     request.prompts.extend(prompt_messages(sources.rows, bos, parse_special_tokens, layers))
     return plan
 

@@ -190,6 +190,73 @@ const Case kForwards[] = {
      }},
 };
 
+void TakeGradients(api::ForwardRequest& request, std::vector<std::string> sites, decltype(api::Metric::kind) kind, bool everywhere) {
+  request.metrics.push_back(MetricOf(std::move(kind), everywhere, {0}));
+  request.captures.push_back(CaptureOf(std::move(sites)));
+  request.captures.back().gradient_of = "m";
+}
+
+const api::LogitDifference kDifference{{int64_t{3}}, {int64_t{4}}};
+
+const Case kGradients[] = {
+    {"gradients of the residual stream",
+     [](auto& r) {
+       r.prompts = Prompts(1, 300);
+       TakeGradients(r, {"blocks.*.hook_resid_pre"}, kDifference, false);
+     }},
+    {"gradients of one late site",
+     [](auto& r) {
+       r.prompts = Prompts(1, 480);
+       TakeGradients(r, {"blocks.5.mlp.hook_post"}, kDifference, false);
+     }},
+    {"gradients of one early site, at one position",
+     [](auto& r) {
+       r.prompts = Prompts(1, 480);
+       TakeGradients(r, {"blocks.0.attn.hook_q"}, kDifference, false);
+       r.captures[0].reduction = api::ReduceLast{};
+     }},
+    {"gradients of one pattern",
+     [](auto& r) {
+       r.prompts = Prompts(1, 480);
+       TakeGradients(r, {"blocks.3.attn.hook_pattern"}, kDifference, false);
+       r.captures[0].reduction = api::ReduceLast{};
+     }},
+    {"gradients of scores and results",
+     [](auto& r) {
+       r.prompts = Prompts(1, 300);
+       TakeGradients(r, {"blocks.*.attn.hook_attn_scores", "blocks.*.attn.hook_result"}, kDifference, false);
+       r.captures[0].reduction = api::ReduceLast{};
+     }},
+    {"gradients of everything",
+     [](auto& r) {
+       r.prompts = Prompts(1, 128);
+       TakeGradients(r, {"*"}, kDifference, false);
+     }},
+    {"gradients of everything, kept small",
+     [](auto& r) {
+       r.prompts = Prompts(1, 400);
+       TakeGradients(r, {"*"}, kDifference, false);
+       r.captures[0].reduction = api::ReduceLast{};
+     }},
+    {"gradients of a cross-entropy",
+     [](auto& r) {
+       r.prompts = Prompts(1, 64);
+       TakeGradients(r, {"hook_embed"}, api::CrossEntropy{}, false);
+     }},
+    {"gradients of a divergence",
+     [](auto& r) {
+       r.prompts = Prompts(2, 64);
+       TakeGradients(r, {"hook_embed"}, api::ToReference{api::ToReference::Measure::kJs, 1, std::nullopt}, true);
+     }},
+    {"gradients of an edited run",
+     [](auto& r) {
+       r.prompts = Prompts(1, 400);
+       r.interventions = {EditOf({"blocks.*.hook_resid_mid", "blocks.*.mlp.hook_post"}, api::Noise{0.1, 1}),
+                          EditOf({"blocks.*.attn.hook_z"}, api::Scale{0.5})};
+       TakeGradients(r, {"blocks.*.hook_resid_pre"}, kDifference, false);
+     }},
+};
+
 class EstimateTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -219,7 +286,9 @@ class ForwardEstimateTest : public EstimateTest, public testing::WithParamInterf
 TEST_P(ForwardEstimateTest, EveryRequest) {
   const auto [d_mlp, dtype] = GetParam();
   const std::unique_ptr<LoadedModel> model = Offer(model::MediumLlama(d_mlp, dtype));
-  for (const Case& one : kForwards) {
+  std::vector<Case> cases(std::begin(kForwards), std::end(kForwards));
+  cases.insert(cases.end(), std::begin(kGradients), std::end(kGradients));
+  for (const Case& one : cases) {
     api::ForwardRequest request;
     one.set(request);
     absl::StatusOr<BuiltPlan> built = BuildPlan(*model, request, config::Limits());

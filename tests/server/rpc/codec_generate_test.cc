@@ -81,6 +81,7 @@ TEST(CodecGenerateTest, WhatIsOutOfRangeIsRefusedWithItsName) {
       {good + "max_new_tokens: 1 sources: 1", "sources is 1 of 1 prompts"},
       {good + "max_new_tokens: 1 interventions { select { sites: 'x' positions { items { generated: false } } } zero {} }",
        "generated must be true"},
+      {good + "max_new_tokens: 1 captures { select { sites: 'x' } gradient_of: 'd' }", "captures[0] has gradient_of"},
       {R"(model: "m" max_new_tokens: 1)", "prompts is empty"},
   };
   for (const auto& bad : kBad) {

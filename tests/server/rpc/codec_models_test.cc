@@ -36,6 +36,7 @@ TEST(CodecModelsTest, InfoAndSites) {
                     .shape = {-1, 2},
                     .readable = true,
                     .editable = true,
+                    .has_gradient = true,
                     .unavailable_because = ""},
                    {.name = "hook_pos_embed", .equation = "", .axes = {}, .shape = {}, .unavailable_because = "rotary"}};
   const v1::GetModelReply reply = EncodeModelDetails(details);
@@ -46,7 +47,8 @@ TEST(CodecModelsTest, InfoAndSites) {
   ASSERT_EQ(reply.sites_size(), 2);
   EXPECT_EQ(
       reply.sites(0).ShortDebugString(),
-      "name: \"hook_embed\" equation: \"W_E[token]\" axes: \"pos\" axes: \"d_model\" shape: -1 shape: 2 readable: true editable: true");
+      "name: \"hook_embed\" equation: \"W_E[token]\" axes: \"pos\" axes: \"d_model\" shape: -1 shape: 2 readable: true editable: true "
+      "has_gradient: true");
   EXPECT_EQ(reply.sites(1).unavailable_because(), "rotary");
   EXPECT_EQ(EncodeModelList({details.info, details.info}).models_size(), 2);
 }

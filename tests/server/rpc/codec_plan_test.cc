@@ -350,5 +350,23 @@ TEST(CodecPlanTest, LastAndPositionsExcludeEachOther) {
             "captures[0].reduction.last and select.positions are both given; they exclude each other: last is a choice of positions");
 }
 
+TEST(CodecPlanTest, Gradients) {
+  const std::string front = R"(model: "m" prompts { text: "a" } captures { select { sites: "x" } )";
+  EXPECT_EQ(Decode(front + R"(gradient_of: "d" })")->captures.at(0).gradient_of, "d");
+  EXPECT_EQ(Decode(front + "}")->captures.at(0).gradient_of, "");
+  for (const char* reduction : {"last: true", "top_k { k: 2 }", "dot { directions { dtype: DTYPE_F32 shape: [ 1, 1 ] data: 'abcd' } }"})
+    EXPECT_TRUE(Decode(front + "gradient_of: 'd' reduction { " + reduction + " } }").ok()) << reduction;
+  const std::pair<std::string, const char*> bad[] = {
+      {"gradient_of: 'd' keep { ttl_seconds: 1 } }", "captures[0].gradient_of and keep exclude each other"},
+      {"gradient_of: 'd' reduction { lens { top_k: 1 } } }", "captures[0].gradient_of and this reduction exclude each other"},
+      {"gradient_of: '" + std::string(257, 'd') + "' }", "captures[0].gradient_of is longer than 256 bytes"},
+  };
+  for (const auto& [end, why] : bad) {
+    const auto request = Decode(front + end);
+    EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument) << end;
+    EXPECT_THAT(std::string(request.status().message()), HasSubstr(why)) << end;
+  }
+}
+
 }  // namespace
 }  // namespace fluoroscope::rpc

@@ -116,6 +116,7 @@ TEST(CodecTensorTest, NoHeaderIsLargerThanItsBound) {
   api::NamedTensor tensor;
   tensor.name = std::string(300, 'n');
   tensor.part = std::string(300, 'p');
+  tensor.gradient_of = std::string(300, 'g');
   tensor.row = tensor.capture = std::numeric_limits<uint32_t>::max();
   tensor.layer = std::numeric_limits<uint32_t>::max();
   tensor.data.dtype = api::DType::kBool;
@@ -140,6 +141,7 @@ TEST(CodecTensorTest, HeadersSayEverything) {
   tensor.heads = {1};
   tensor.capture = 6;
   tensor.part = "values";
+  tensor.gradient_of = "diff";
   const std::vector<std::byte> bytes(24);
   tensor.data = {.dtype = api::DType::kBF16, .shape = {2, 1, 6}, .bytes = bytes, .owner = nullptr};
   v1::TensorHeader header;
@@ -156,6 +158,7 @@ TEST(CodecTensorTest, HeadersSayEverything) {
   EXPECT_THAT(header.heads(), ElementsAre(1));
   EXPECT_EQ(header.capture(), 6u);
   EXPECT_EQ(header.part(), "values");
+  EXPECT_EQ(header.gradient_of(), "diff");
   tensor.layer.reset();
   v1::TensorHeader plain;
   EncodeTensorHeader(tensor, 0, &plain);
