@@ -66,7 +66,7 @@ absl::Status AddAlignment(const client::Client& client, v1::SweepRequest& reques
   if (!reply.ok()) return reply.status();
   std::vector<int64_t> ids[2];
   for (int i = 0; i < 2 && i < reply->rows_size(); ++i) ids[i].assign(reply->rows(i).token_ids().begin(), reply->rows(i).token_ids().end());
-  for (const int32_t position : Align(ids[0], ids[1])) pair->add_source_positions(position);
+  for (const int32_t position : AlignTokens(ids[0], ids[1])) pair->add_source_positions(position);
   return absl::OkStatus();
 }
 
