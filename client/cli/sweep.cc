@@ -75,7 +75,7 @@ absl::Status Run(const client::Client& client, const Global& global, const Optio
   auto request = MakeSweepRequest(options.sweep);
   if (!request.ok()) return request.status();
   if (options.sweep.align) {
-    const absl::Status aligned = AddAlignment(client, *request);
+    absl::Status aligned = AddAlignment(client, *request);
     if (!aligned.ok()) return aligned;
   }
   if (options.estimate) {
