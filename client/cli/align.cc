@@ -34,7 +34,7 @@ Block Longest(const Ids& source, const Ids& base, const Part& part) {
 
 }  // namespace
 
-std::vector<int32_t> Align(const std::vector<int64_t>& source, const std::vector<int64_t>& base) {
+std::vector<int32_t> AlignTokens(const std::vector<int64_t>& source, const std::vector<int64_t>& base) {
   std::vector<Block> blocks;
   std::vector<Part> parts = {{0, source.size(), 0, base.size()}};
   while (!parts.empty()) {

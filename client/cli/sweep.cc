@@ -66,7 +66,7 @@ absl::Status AddAlignment(const client::Client& client, v1::SweepRequest& reques
   if (!reply.ok()) return reply.status();
   std::vector<int64_t> ids[2];
   for (int i = 0; i < 2 && i < reply->rows_size(); ++i) ids[i].assign(reply->rows(i).token_ids().begin(), reply->rows(i).token_ids().end());
-  for (const int32_t position : Align(ids[0], ids[1])) pair->add_source_positions(position);
+  for (const int32_t position : AlignTokens(ids[0], ids[1])) pair->add_source_positions(position);
   return absl::OkStatus();
 }
 
@@ -75,7 +75,7 @@ absl::Status Run(const client::Client& client, const Global& global, const Optio
   auto request = MakeSweepRequest(options.sweep);
   if (!request.ok()) return request.status();
   if (options.sweep.align) {
-    const absl::Status aligned = AddAlignment(client, *request);
+    absl::Status aligned = AddAlignment(client, *request);
     if (!aligned.ok()) return aligned;
   }
   if (options.estimate) {

@@ -116,6 +116,7 @@ std::vector<int64_t> Grid::Window(int64_t layer) const {
 }
 
 std::optional<size_t> Grid::Twin(size_t cell) const {
+  if (second_layers.empty() && second_heads.empty()) return std::nullopt;
   // Places along layers, heads, and the second ones; and how far apart such places are in a cell's number.
   enum { kLayers, kHeads, kSecondLayers, kSecondHeads, kAxes };
   const std::vector<int64_t>* const lists[kAxes] = {&layers, &heads, &second_layers, &second_heads};

@@ -23,6 +23,7 @@ difference = fs.metrics.logit_diff(" Mary", " John")
 out = model.run_with_hooks("text", [fs.zero(fs.at("blocks.5.attn.hook_z", heads=[3], positions=[-1]))], metrics=[difference])
 sweep: fs.SweepResult = model.sweep("clean", "corrupt", site="resid_pre", over=("layer", "position"), metric=difference)
 values: np.ndarray = sweep.values
+kept: fs.SweepResult = model.sweep(None, "corrupt", metric=difference, source=model.keep("clean", "blocks.*.hook_resid_pre"))
 job: fs.Job[fs.SweepResult] = model.sweep("clean", "corrupt", metric=difference, as_job=True)
 for token in model.generate("Once", max_new_tokens=3):
     text: str = token.text

@@ -343,7 +343,7 @@ TEST_F(EstimateTest, Sweep) {
     for (const auto& [site, axes] : grids) {
       api::SweepRequest request;
       const std::vector<api::Prompt> clean = Prompts(pairs, 40), corrupt = Prompts(pairs, 40);
-      for (size_t i = 0; i < clean.size(); ++i) request.pairs.push_back({clean[i], corrupt[i], std::nullopt});
+      for (size_t i = 0; i < clean.size(); ++i) request.pairs.push_back({clean[i], corrupt[i], std::nullopt, {}});
       request.sites = {site};
       request.over = axes;
       request.metrics = {MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};

@@ -102,7 +102,7 @@ class SweepTest : public testing::TestWithParam<std::shared_ptr<const model::Mod
     plan.grid.second_layers = plan.grid.layers;
     plan.grid.second_heads = plan.grid.heads;
     for (Pair& pair : plan.pairs) {
-      pair.groups = {{}};
+      pair.groups.assign(1, std::vector<int64_t>());
       pair.groups[0].resize(pair.base_ids.size());
       std::iota(pair.groups[0].begin(), pair.groups[0].end(), 0);
     }
@@ -110,7 +110,7 @@ class SweepTest : public testing::TestWithParam<std::shared_ptr<const model::Mod
   }
 
   // One whole forward with the cell's change.
-  std::vector<double> SlowCell(const SweepPlan& plan, const Pair& pair, const CellChange& change) const {
+  std::vector<double> SlowCell(const Pair& pair, const CellChange& change) const {
     api::ForwardRequest request;
     request.prompts = {{pair.base_ids, api::Bos::kDefault, false}, {pair.source_ids, api::Bos::kDefault, false}};
     api::Positions target, source;
@@ -150,7 +150,7 @@ class SweepTest : public testing::TestWithParam<std::shared_ptr<const model::Mod
     EXPECT_EQ(sink->references.size(), plan.pairs.size());
     for (const auto& [key, values] : sink->values) {
       const CellChange change = plan.grid.At(key.second);
-      const std::vector<double> slow = SlowCell(plan, plan.pairs[key.first], change);
+      const std::vector<double> slow = SlowCell(plan.pairs[key.first], change);
       ASSERT_EQ(slow.size(), values.size());
       for (size_t i = 0; i < slow.size(); ++i)
         EXPECT_NEAR(values[i], slow[i], 1e-5) << model::FullName(change.site, change.layers.front()) << " pair " << key.first << " group "
@@ -221,7 +221,7 @@ TEST_P(SweepTest, ManyPairs) {
   EXPECT_EQ(sink->references.size(), 600u);
   for (uint32_t pair : {0u, 255u, 256u, 599u})
     for (uint32_t cell = 0; cell < plan.grid.cells(); ++cell)
-      EXPECT_NEAR(sink->values.at({pair, cell})[0], SlowCell(plan, plan.pairs[pair], plan.grid.At(cell))[0], 1e-5);
+      EXPECT_NEAR(sink->values.at({pair, cell})[0], SlowCell(plan.pairs[pair], plan.grid.At(cell))[0], 1e-5);
 }
 
 TEST_P(SweepTest, TwoHeadsAtOnce) { ExpectExact(HeadPairs({RandomPair(5, 1, 3), RandomPair(5, 5, 0)})); }
