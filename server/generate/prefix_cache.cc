@@ -74,6 +74,7 @@ void PrefixCache::DropTreesLocked() {
     tree.top.children.clear();
     bytes_ -= bytes;
     options_.release(bytes);
+    metrics_.SetPrefixCacheBytes(bytes_);
   }
   std::erase_if(trees_, [](const auto& entry) { return entry.second.top.children.empty(); });
 }

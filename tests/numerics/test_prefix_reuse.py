@@ -11,7 +11,7 @@ from fluoroscope._proto.v1 import plan_pb2
 
 from . import generating
 from .checkpoints import Checkpoint, load
-from .compare import ALONE, TINY, assert_close
+from .compare import TINY, assert_close
 from .generating import GENERATED, at, generate
 from .reference import trace
 from .serving import Server, capture, copy, edit, tensor
@@ -36,14 +36,14 @@ def same_tokens(a: generating.Generated, b: generating.Generated, limit: float, 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_second_time_is_the_first(server, weights, name):
-    options = dict(principal="second time " + name, top_logprobs=5, ignore_eos=True)
+    options = dict(principal="second-time-" + name, top_logprobs=5, ignore_eos=True)
     first = generate(server, name, [LONG], 12, **options)
     again = generate(server, name, [LONG], 12, **options)
     assert first.summary.reused_tokens == 0 and first.summary.tokens == len(LONG) + 11
     assert again.summary.reused_tokens == whole_blocks(len(LONG) - 1)
     assert again.summary.tokens == len(LONG) + 11 - again.summary.reused_tokens
     assert again.header.provenance.plan_sha256 == first.header.provenance.plan_sha256
-    same_tokens(first, again, ALONE)
+    same_tokens(first, again, TINY)
     ids, logs = generating.slow_greedy(weights(name), LONG, 12, {})
     assert again.ids() == ids
     for token, expected in zip(again.tokens[0, 0], logs, strict=True):
@@ -52,14 +52,14 @@ def test_the_second_time_is_the_first(server, weights, name):
 
 def test_what_was_generated_is_known_too(server):
     """The next turn of a conversation: the prompt, what came of it, and more."""
-    principal = "next turn"
+    principal = "next-turn"
     first = generate(server, NAME, [LONG[:20]], 14, principal=principal, ignore_eos=True)
     turn = LONG[:20] + first.ids() + LONG[20:25]
-    cold = generate(server, NAME, [turn], 5, principal="nobody else", top_logprobs=5, ignore_eos=True)
+    cold = generate(server, NAME, [turn], 5, principal="nobody-else", top_logprobs=5, ignore_eos=True)
     warm = generate(server, NAME, [turn], 5, principal=principal, top_logprobs=5, ignore_eos=True)
     assert cold.summary.reused_tokens == 0
     assert warm.summary.reused_tokens == whole_blocks(20 + 13), "the last token was not run"
-    same_tokens(cold, warm, ALONE)
+    same_tokens(cold, warm, TINY)
 
 
 def test_others_share_nothing(server):
@@ -79,7 +79,7 @@ def test_only_the_common_beginning(server):
     # 16 of the first two; of a prompt of 16 tokens the last must run, and its block is whole only with it; 32 of the last.
     assert warm.summary.reused_tokens == 16 + 16 + 0 + 32
     for row in range(4):
-        same_tokens(cold, warm, ALONE, row)
+        same_tokens(cold, warm, TINY, row)
 
 
 def steer(where: int | None) -> plan_pb2.Intervention:
@@ -89,12 +89,12 @@ def steer(where: int | None) -> plan_pb2.Intervention:
 
 @pytest.mark.parametrize("where", [0, 15, 16, 33, 44])
 def test_edited_prompts_are_reused_in_front_of_the_edit_only(server, weights, where):
-    principal = f"edited {where}"
+    principal = f"edited-{where}"
     generate(server, NAME, [LONG], 2, principal=principal)
     options = dict(interventions=[steer(where)], top_logprobs=5, ignore_eos=True)
     warm = generate(server, NAME, [LONG], 6, principal=principal, **options)
     assert warm.summary.reused_tokens == min(32, whole_blocks(where))
-    same_tokens(generate(server, NAME, [LONG], 6, principal="cold", isolated=True, **options), warm, ALONE)
+    same_tokens(generate(server, NAME, [LONG], 6, principal="cold", isolated=True, **options), warm, TINY)
 
     def add(value, length):
         value[where] += 2.0 * torch.tensor(VECTOR)
@@ -109,13 +109,13 @@ def test_edited_prompts_are_reused_in_front_of_the_edit_only(server, weights, wh
 @pytest.mark.parametrize("where", [0, 16, 33, None])
 def test_what_was_edited_is_not_kept(server, where):
     """None: generated tokens are edited, and the prompt is as it always is."""
-    principal = f"spoilt {where}"
+    principal = f"spoilt-{where}"
     first = generate(server, NAME, [LONG[:34]], 25, principal=principal, interventions=[steer(where)], ignore_eos=True)
     assert first.summary.reused_tokens == 0
     turn = LONG[:34] + first.ids()[:20]
     plain = generate(server, NAME, [turn], 4, principal=principal, top_logprobs=5, ignore_eos=True)
     assert plain.summary.reused_tokens == (32 if where is None else whole_blocks(where))
-    same_tokens(generate(server, NAME, [turn], 4, isolated=True, top_logprobs=5, ignore_eos=True), plain, ALONE)
+    same_tokens(generate(server, NAME, [turn], 4, isolated=True, top_logprobs=5, ignore_eos=True), plain, TINY)
 
 
 def test_captures_are_of_tokens_that_run(server, weights):
@@ -142,7 +142,7 @@ def test_rows_that_others_read_run_whole(server, weights):
     assert got.summary.reused_tokens == 0, "row 0 is read; row 1 is edited at 3"
     cold = generate(server, NAME, [LONG, LONG[:-1]], 4, principal="cold", interventions=asked, top_logprobs=5, ignore_eos=True)
     for row in range(2):
-        same_tokens(cold, got, ALONE, row)
+        same_tokens(cold, got, TINY, row)
 
 
 def test_samples_share_a_reused_prompt(server):
@@ -199,18 +199,18 @@ def test_a_real_model_with_and_without(smollm2):
     server, path = smollm2
     tokenizer, theirs = AutoTokenizer.from_pretrained(path), load(path)
     system = "You are a helpful assistant. Answer every question in one short sentence, and say so when you do not know the answer.\n"
-    options = dict(principal="real", top_logprobs=5, ignore_eos=True)
+    options = dict(principal="real", top_logprobs=5)
     generate(server, "smollm2-135m", [system + "Question: What is the capital of Italy?\nAnswer:"], 4, **options)
     for question in ("What is the capital of France?", "How many legs has a spider?"):
         text = f"{system}Question: {question}\nAnswer:"
         encoded = tokenizer(text, return_tensors="pt")
         common = len(tokenizer(system + "Question:")["input_ids"])
-        cold = generate(server, "smollm2-135m", [text], 24, principal="cold " + question, top_logprobs=5, ignore_eos=True)
+        cold = generate(server, "smollm2-135m", [text], 24, principal=f"cold{len(question)}", top_logprobs=5)
         warm = generate(server, "smollm2-135m", [text], 24, **options)
         assert cold.summary.reused_tokens == 0 and warm.summary.reused_tokens >= whole_blocks(common) >= 16
         same_tokens(cold, warm, 1e-4)
         with torch.no_grad():
-            expected = theirs.generate(**encoded, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
+            expected = theirs.generate(**encoded, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)[0]
         assert warm.ids() == expected[encoded["input_ids"].shape[1] :].tolist()
 
 

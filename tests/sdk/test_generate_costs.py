@@ -14,7 +14,7 @@ SHAPES = {
     "a long continuation": dict(prompts="Once", max_new_tokens=150),
     "many samples": dict(prompts=STORY * 4, max_new_tokens=20, samples=24, temperature=1.0, seed=1),
     "several prompts": dict(prompts=[STORY * n for n in (1, 2, 5, 9)], max_new_tokens=30),
-    "captures": dict(prompts=STORY * 10, max_new_tokens=30, names_filter=["blocks.*.hook_resid_post", "blocks.*.mlp.hook_post"]),
+    "captures": dict(prompts=STORY * 10, max_new_tokens=30, names_filter="blocks.3.hook_resid_post"),
     "an edit": dict(prompts=STORY * 10, max_new_tokens=10, interventions=[fs.scale("blocks.5.hook_mlp_out", 0.5)]),
 }
 
@@ -46,7 +46,7 @@ def test_a_conversation_goes_on_where_it_was(client, model, smollm2_path):
     """The second turn runs only what is new: the first one's prompt and answer are known, but for what is no whole block of 16 tokens."""
     system = "You answer in one short sentence, politely and without jokes. When you do not know something, you say so and do not guess."
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "What is the capital of France?"}]
-    with fs.connect(client.target, principal="a conversation") as other:
+    with fs.connect(client.target, principal="a-conversation") as other:
         mine = other.model("smollm2-135m")
         first = mine.chat(messages, 24)
         assert first.timing.reused_tokens == 0
