@@ -8,21 +8,22 @@
 
 namespace fluoroscope::api {
 
-enum class AttributionMethod { kAttributionPatching, kGradientTimesInput, kIntegratedGradients, kQkFix, kAtpStar };
+enum class AttributionMethod { kAttributionPatching, kGradientTimesInput, kIntegratedGradients, kQkFix, kAtpStar, kIntegratedActivations };
 
 struct AttributionRequest {
   SweepRequest grid;
   AttributionMethod method = AttributionMethod::kAttributionPatching;
-  uint32_t steps = 8;  // of kIntegratedGradients
+  uint32_t steps = 8;  // of the integrated ones
   CellChoice verify;   // which cells are also run: none when both are 0
 };
 
-enum class EdgeMethod { kEap, kEapIg };
+enum class EdgeMethod { kEap, kEapIg, kEapIgActivations };
 
 struct EdgesRequest {
   PathRequest paths;
   EdgeMethod method = EdgeMethod::kEap;
-  uint32_t steps = 8;  // of kEapIg
+  uint32_t steps = 8;  // of the integrated ones
+  CellChoice verify;   // as in AttributionRequest
 };
 
 }  // namespace fluoroscope::api

@@ -1,10 +1,9 @@
 #include "attribution/attribution_plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "attribution/pair_attribution.h"
-#include "run/cost.h"
-#include "run/gradient_run.h"
 
 namespace fluoroscope::attribution {
 
@@ -26,6 +25,10 @@ std::string ConventionOf(const AttributionPlan& plan) {
     case AttributionMethod::kIntegratedGradients:
       return "integrated gradients over the inputs: sum " + change + " * mean dm/da over " + std::to_string(plan.steps) +
              " runs whose first hook_resid_pre is base + (i + 1/2) / " + std::to_string(plan.steps) + " * (source - base)" + sign;
+    case AttributionMethod::kIntegratedActivations:
+      return "integrated gradients over the activations: sum " + change + " * mean dm/da over " + std::to_string(plan.steps) +
+             " runs in which the whole site in that layer is a_base + (i + 1/2) / " + std::to_string(plan.steps) + " * " + change +
+             ", one site and layer at a time, and what lies behind runs on" + sign;
     case AttributionMethod::kQkFix:
       return "attribution patching with the QK fix: " + fix + sign;
     case AttributionMethod::kAtpStar:
@@ -39,52 +42,32 @@ std::string ConventionOf(const AttributionPlan& plan) {
   return "attribution patching: sum " + change + " * dm/da at the base run" + sign;
 }
 
-api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward,
-                            int64_t steps) {
-  api::SweepCost cost;
-  for (const sweep::Pair& pair : pairs) {
-    run::RunPlan forwards;
-    forwards.model = model;
-    const auto add = [&](const std::vector<int64_t>& ids, const std::vector<run::MetricPlan>& metrics) {
-      run::RowPlan& row = forwards.rows.emplace_back();
-      row.ids = ids;
-      row.metrics = metrics;
-    };
-    add(pair.base_ids, pair.base_metrics);
-    add(pair.source_ids, pair.source_metrics);
-    forwards.waves = {{0, 1}};
-    forwards.Finish();
-    const run::Cost run = run::CostOf(forwards);
-    // A backward pass in the values alone costs what a forward pass does.
-    cost.flops += run.flops * (1 + 0.5 * backward * static_cast<double>(pair.base_metrics.size())) * static_cast<double>(steps);
-    // The graph, and the values of two runs.
-    const int64_t longest = static_cast<int64_t>(std::max(pair.base_ids.size(), pair.source_ids.size()));
-    cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes + 2 * static_cast<uint64_t>(run::GradientBytes(*model, longest)));
-  }
-  return cost;
+std::vector<Place> PlacesOf(const sweep::Grid& grid) {
+  const bool swept = std::find(grid.axes.begin(), grid.axes.end(), api::SweepAxis::kLayer) != grid.axes.end();
+  const int64_t before = swept ? grid.window_before : 0, window = swept ? grid.window : 1;
+  std::set<int64_t> layers;
+  for (const int64_t layer : grid.layers)
+    for (int64_t at = std::max<int64_t>(layer - before, 0); at < std::min(layer - before + window, grid.model_layers); ++at)
+      layers.insert(at);
+  std::vector<Place> places;
+  for (const Site site : grid.sites)
+    for (const int64_t layer : layers) places.emplace_back(site, layer);
+  return places;
 }
 
-api::SweepCost CostOf(const AttributionPlan& plan) {
-  const model::Architecture& arch = plan.sweep.model->arch;
-  // Without a layer, a backward pass takes what lies in front of that one.
-  const double backward = plan.method == AttributionMethod::kAtpStar ? static_cast<double>(arch.layers + 1) / 2 : 1;
-  api::SweepCost cost = CostOfPasses(plan.sweep.model, plan.sweep.pairs, backward, plan.is_integrated() ? plan.steps : 1);
-  cost.cells = plan.sweep.cells();
-  if (plan.fixes_attention()) {  // works on a few patterns in float64
-    uint64_t longest = 0;
-    for (const sweep::Pair& pair : plan.sweep.pairs) longest = std::max<uint64_t>(longest, pair.base_ids.size());
-    cost.peak_bytes += 16 * static_cast<uint64_t>(arch.heads) * longest * longest * sizeof(double);
-  }
-  if (plan.verify.top + plan.verify.random > 0) {
-    // Which cells it will be is not known; those of the greediest sweep are not more than all of them.
-    const api::SweepCost all = sweep::CostOf(plan.sweep);
-    const double cells = static_cast<double>(plan.sweep.grid.cells());
-    const double chosen = static_cast<double>(plan.verify.top) * static_cast<double>(plan.sweep.pairs.front().base_metrics.size()) +
-                          static_cast<double>(plan.verify.random);
-    cost.flops += all.flops * std::min(1.0, chosen / cells);
-    cost.peak_bytes = std::max(cost.peak_bytes, all.peak_bytes);
-  }
-  return cost;
+Way WayOf(const AttributionPlan& plan) {
+  if (plan.is_between()) return {plan.steps, false, {}};
+  if (plan.is_inside()) return {plan.steps, true, PlacesOf(plan.sweep.grid)};
+  return {};
+}
+
+std::set<Site> SitesOf(const AttributionPlan& plan, bool with_gradients) {
+  if (plan.is_inside() && with_gradients) return {};  // what is put on the way is kept in any case
+  std::set<Site> sites(plan.sweep.grid.sites.begin(), plan.sweep.grid.sites.end());
+  if (!plan.fixes_attention() || std::none_of(sites.begin(), sites.end(), [](Site s) { return IsQuery(s) || IsKey(s); })) return sites;
+  sites.insert({Site::kQ, Site::kK});
+  if (with_gradients) sites.insert(Site::kPattern);
+  return sites;
 }
 
 Scoring ScoringOf(AttributionPlan plan) {
@@ -93,8 +76,14 @@ Scoring ScoringOf(AttributionPlan plan) {
   scoring.pairs = kept->sweep.pairs.size();
   scoring.cells = kept->sweep.grid.cells();
   scoring.begin = [kept](size_t pair) { return std::make_unique<PairAttribution>(*kept, pair); };
-  if (kept->verify.top + kept->verify.random > 0)
-    scoring.verification = {kept->sweep, kept->verify, kept->method == AttributionMethod::kAtpStar};
+  if (kept->verify.top + kept->verify.random > 0) {
+    const auto exact = [kept](sweep::FinishedCells finished) {
+      sweep::SweepPlan plan = kept->sweep;
+      plan.finished = std::move(finished);
+      return sweep::PiecesOf(std::move(plan));
+    };
+    scoring.verification = {exact, kept->verify, kept->method == AttributionMethod::kAtpStar};
+  }
   return scoring;
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
+#include "attribution/pair_passes.h"
 #include "attribution/pair_scores.h"
 
 namespace fluoroscope::attribution {
@@ -11,22 +13,25 @@ namespace fluoroscope::attribution {
 struct AttributionPlan {
   sweep::SweepPlan sweep;  // what is estimated
   api::AttributionMethod method = api::AttributionMethod::kAttributionPatching;
-  int64_t steps = 8;       // of kIntegratedGradients
+  int64_t steps = 8;       // of the integrated ones
   api::CellChoice verify;  // which cells are also run
 
-  bool is_integrated() const { return method == api::AttributionMethod::kIntegratedGradients; }
+  bool is_between() const { return method == api::AttributionMethod::kIntegratedGradients; }
+  bool is_inside() const { return method == api::AttributionMethod::kIntegratedActivations; }
   bool fixes_attention() const { return method == api::AttributionMethod::kQkFix || method == api::AttributionMethod::kAtpStar; }
 };
 
 // How the scores are to be read: sign, where the gradient is taken, which steps.
 std::string ConventionOf(const AttributionPlan& plan);
 
-// Bytes for admission, and the floating-point operations; of the cells that are run, too.
-api::SweepCost CostOf(const AttributionPlan& plan);
+// Every site and layer that some cell changes, by site.
+std::vector<Place> PlacesOf(const sweep::Grid& grid);
 
-// Those of the passes alone: `backward` backward passes for each metric of a pair, at the base run, or all at each of `steps` runs.
-api::SweepCost CostOfPasses(const std::shared_ptr<const model::Model>& model, const std::vector<sweep::Pair>& pairs, double backward,
-                            int64_t steps);
+// Where this plan's gradients are taken.
+Way WayOf(const AttributionPlan& plan);
+
+// What the plan's runs must keep.
+std::set<model::Site> SitesOf(const AttributionPlan& plan, bool with_gradients);
 
 // What an AttributionRun does for this plan.
 Scoring ScoringOf(AttributionPlan plan);

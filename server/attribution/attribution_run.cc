@@ -4,7 +4,6 @@
 
 #include "attribution/check.h"
 #include "obs/metrics.h"
-#include "sweep/choose_cells.h"
 
 namespace fluoroscope::attribution {
 
@@ -26,10 +25,10 @@ sched::Work::Progress AttributionRun::Step() {
     queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
     sink_->Push(header_);
   }
-  if (sweep_ != nullptr) {
-    if (sweep_->Step() != Progress::kDone) return Progress::kMore;
-    if (!exact_->status.ok()) {
-      Abort(exact_->status);
+  if (exact_ != nullptr) {
+    if (exact_->Step() != Progress::kDone) return Progress::kMore;
+    if (!exact_->status().ok()) {
+      Abort(exact_->status());
       return Progress::kDone;
     }
     SendCheck();
@@ -49,7 +48,7 @@ sched::Work::Progress AttributionRun::Step() {
 
 void AttributionRun::Abort(absl::Status why) {
   pair_.reset();
-  sweep_.reset();
+  exact_.reset();
   sink_->Finish(std::move(why));
 }
 
@@ -74,21 +73,18 @@ void AttributionRun::FinishPair() {
 }
 
 void AttributionRun::StartVerification() {
-  chosen_ = sweep::ChooseCells(mean_, header_.metrics.size(), scoring_.verification->choice);
-  sweep::SweepPlan exact = scoring_.verification->sweep;
-  exact.chosen = chosen_;
-  exact_ = std::make_shared<sweep::CellRecorder>(*sink_, sweep::CellRecorder::As::kExact);
-  sweep_ = std::make_unique<sweep::SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
+  const Scoring::Verification& how = *scoring_.verification;
+  exact_ = std::make_unique<sweep::ExactRun>(how.exact, scoring_.pairs, mean_, how.choice, header_, *sink_, metrics_);
 }
 
 void AttributionRun::SendCheck() {
   const size_t metrics = header_.metrics.size();
-  const std::map<uint32_t, std::vector<double>> changes = exact_->MeanChanges();
+  const std::map<uint32_t, std::vector<double>> changes = exact_->cells().MeanChanges();
   api::AttributionCheck check;
-  check.cells = chosen_;
+  check.cells = exact_->chosen();
   for (size_t m = 0; m < metrics; ++m) {
     std::vector<double> estimates, exact;
-    for (uint32_t cell : chosen_) {
+    for (uint32_t cell : check.cells) {
       estimates.push_back(mean_[cell * metrics + m]);
       exact.push_back(changes.at(cell)[m]);
     }
@@ -100,9 +96,10 @@ void AttributionRun::SendCheck() {
 sched::Work::Progress AttributionRun::Succeed() {
   api::SweepSummary summary{warnings_, queue_ms_, meter_.run_ms(), tokens_, meter_.peak_bytes()};
   if (exact_ != nullptr) {
-    summary.run_ms += exact_->end.run_ms;
-    summary.tokens += exact_->end.tokens;
-    summary.peak_bytes = std::max(summary.peak_bytes, exact_->end.peak_bytes);
+    const api::SweepSummary& exact = exact_->cells().end;
+    summary.run_ms += exact.run_ms;
+    summary.tokens += exact.tokens;
+    summary.peak_bytes = std::max(summary.peak_bytes, exact.peak_bytes);
   }
   sink_->Push(std::move(summary));
   sink_->Finish(absl::OkStatus());

@@ -9,8 +9,7 @@
 #include "attribution/pair_scores.h"
 #include "run/step_meter.h"
 #include "sched/work.h"
-#include "sweep/cell_recorder.h"
-#include "sweep/sweep_run.h"
+#include "sweep/exact_run.h"
 
 namespace fluoroscope::obs {
 class Metrics;
@@ -49,10 +48,7 @@ class AttributionRun final : public sched::Work {
   std::unique_ptr<PairScores> pair_;  // the one at hand
   std::vector<double> mean_;          // [cells, metrics], over pairs
 
-  // The verification, once it has begun.
-  std::vector<uint32_t> chosen_;
-  std::shared_ptr<sweep::CellRecorder> exact_;
-  std::unique_ptr<sweep::SweepRun> sweep_;
+  std::unique_ptr<sweep::ExactRun> exact_;  // the verification, once it has begun
 };
 
 }  // namespace fluoroscope::attribution

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "attribution/attribution_plan.h"
 #include "attribution/node_scores.h"
 #include "model/norm.h"
 #include "model/packed_rows.h"
@@ -19,48 +18,137 @@ bool IsAttention(Site site) { return site == Site::kQ || site == Site::kK || sit
 
 at::Tensor InFloat(const at::Tensor& x) { return x.to(at::kFloat); }
 
+// Where a sender's output stands, its stage's with it.
+Place PlaceOf(Site sender, int64_t layer) { return {sender == Site::kEmbed ? Site::kResidPre : sender, layer}; }
+
+bool Reaches(Site sender, int64_t from, Site receiver, int64_t to) {
+  const bool within = from == to && sender == Site::kZ && receiver == Site::kMlpIn;
+  return sender == Site::kEmbed || receiver == Site::kLnFinalNormalized || from < to || within;
+}
+
+// The stages of all senders that reach some receiver.
+std::vector<Place> StagesOf(const sweep::PathPlan& paths) {
+  std::set<Place> stages;
+  for (const sweep::PathEnd& sender : paths.senders)
+    for (const sweep::PathNode& from : sender.nodes)
+      for (const sweep::PathEnd& receiver : paths.receivers)
+        for (const sweep::PathNode& to : receiver.nodes)
+          if (Reaches(from.site, from.layer, to.site, to.layer)) stages.insert(PlaceOf(from.site, from.layer));
+  return {stages.begin(), stages.end()};
+}
+
 }  // namespace
 
 std::string ConventionOf(const EdgePlan& plan) {
-  const std::string steps = std::to_string(plan.steps);
-  const std::string where =
-      plan.steps == 0 ? "g at the base run"
-                      : "mean g over " + steps + " runs whose first hook_resid_pre is base + (i + 1/2) / " + steps + " * (source - base)";
-  return std::string(plan.steps == 0 ? "edge attribution patching (EAP)"
-                                     : "edge attribution patching with integrated gradients (EAP-IG, inputs)") +
-         ": sum (what the sender adds in the source run - in the base run) * g, g = dm/d(residual as the receiver alone reads it), " +
-         where + "; direct edges only; positive where the change would raise the metric above the base run's";
+  const std::string steps = std::to_string(plan.steps), share = "base + (i + 1/2) / " + steps + " * (source - base)";
+  std::string name = "edge attribution patching (EAP)", where = "g at the base run";
+  if (plan.method == api::EdgeMethod::kEapIg) {
+    name = "edge attribution patching with integrated gradients (EAP-IG, inputs)";
+    where = "mean g over " + steps + " runs whose first hook_resid_pre is " + share;
+  } else if (plan.method == api::EdgeMethod::kEapIgActivations) {
+    name = "edge attribution patching with integrated gradients (EAP-IG, activations)";
+    where = "mean g over " + steps + " runs in which the sender's stage (the embedding, all heads of a layer, or an MLP) is " + share +
+            " and what lies behind runs on";
+  }
+  std::string text = name +
+                     ": sum (what the sender adds in the source run - in the base run) * g, g = dm/d(residual as the receiver alone reads "
+                     "it), " +
+                     where + "; direct edges only; positive where the change would raise the metric above the base run's";
+  if (plan.verify.top + plan.verify.random > 0)
+    text += "; exact: path patching of the direct path alone, all other heads and all MLPs frozen, the receiver's norm recomputed";
+  return text;
 }
 
-api::SweepCost CostOf(const EdgePlan& plan) {
-  api::SweepCost cost = CostOfPasses(plan.paths.model, plan.paths.pairs, 1, std::max<int64_t>(plan.steps, 1));
-  cost.cells = plan.paths.cells();
-  // Changes and gradients with their masked copies, and the sums over nodes.
-  uint64_t senders = 0, receivers = 0;
-  for (const auto& [ends, count] : {std::pair{&plan.paths.senders, &senders}, std::pair{&plan.paths.receivers, &receivers}})
-    for (const sweep::PathEnd& end : *ends)
-      for (const sweep::PathNode& node : end.nodes) *count += std::max<size_t>(node.heads.size(), 1);
-  const uint64_t line = (senders + receivers) * static_cast<uint64_t>(plan.paths.model->arch.d_model) * sizeof(float);
-  const uint64_t metrics = plan.paths.pairs.front().base_metrics.size();
-  cost.peak_bytes += 3 * std::max<uint64_t>(kPieceBytes, line) + (metrics + 4) * senders * receivers * sizeof(double);
-  return cost;
+Way WayOf(const EdgePlan& plan) {
+  if (plan.method == api::EdgeMethod::kEap) return {};
+  if (plan.method == api::EdgeMethod::kEapIg) return {plan.steps, false, {}};
+  return {plan.steps, true, StagesOf(plan.paths)};
+}
+
+std::set<Site> SitesOf(const EdgePlan& plan, bool with_gradients) {
+  std::set<Site> sites;
+  if (!with_gradients || plan.method == api::EdgeMethod::kEap)
+    for (const sweep::PathEnd& end : plan.paths.senders)
+      for (const sweep::PathNode& node : end.nodes) sites.insert(PlaceOf(node.site, node.layer).first);
+  if (!with_gradients) return sites;
+  for (const sweep::PathEnd& end : plan.paths.receivers)
+    for (const sweep::PathNode& node : end.nodes) {
+      if (node.site != Site::kLnFinalNormalized) sites.insert(node.site);
+      if (IsAttention(node.site)) sites.insert(Site::kResidPre);
+    }
+  return sites;
+}
+
+std::vector<NodeCount> NodeCountsOf(const EdgePlan& plan) {
+  const auto nodes = [](const std::vector<sweep::PathEnd>& ends, const auto& counts) {
+    int64_t count = 0;
+    for (const sweep::PathEnd& end : ends)
+      for (const sweep::PathNode& node : end.nodes)
+        if (counts(node)) count += static_cast<int64_t>(std::max<size_t>(node.heads.size(), 1));
+    return count;
+  };
+  const auto any = [](const sweep::PathNode&) { return true; };
+  if (plan.method != api::EdgeMethod::kEapIgActivations) return {{nodes(plan.paths.senders, any), nodes(plan.paths.receivers, any)}};
+  std::vector<NodeCount> counts;
+  for (const Place& stage : StagesOf(plan.paths)) {
+    const auto here = [&](const sweep::PathNode& sender) { return PlaceOf(sender.site, sender.layer) == stage; };
+    const Site sender = stage.first == Site::kResidPre ? Site::kEmbed : stage.first;
+    const auto behind = [&](const sweep::PathNode& receiver) { return Reaches(sender, stage.second, receiver.site, receiver.layer); };
+    counts.push_back({nodes(plan.paths.senders, here), nodes(plan.paths.receivers, behind)});
+  }
+  return counts;
+}
+
+int64_t PositionsAtOnce(const NodeCount& nodes, int64_t d_model) {
+  return std::max<int64_t>(kPieceBytes / ((nodes.senders + nodes.receivers) * static_cast<int64_t>(sizeof(float)) * d_model), 1);
 }
 
 Scoring ScoringOf(EdgePlan plan) {
   const auto kept = std::make_shared<const EdgePlan>(std::move(plan));
-  return {kept->paths.pairs.size(), kept->paths.senders.size() * kept->paths.receivers.size(),
-          [kept](size_t pair) { return std::make_unique<EdgeAttribution>(*kept, pair); }, std::nullopt};
+  Scoring scoring{kept->paths.pairs.size(), kept->paths.senders.size() * kept->paths.receivers.size(),
+                  [kept](size_t pair) { return std::make_unique<EdgeAttribution>(*kept, pair); }, std::nullopt};
+  if (kept->verify.top + kept->verify.random > 0) {
+    const auto exact = [kept](sweep::FinishedCells finished) {
+      sweep::PathPlan paths = DirectPaths(*kept);
+      paths.finished = std::move(finished);
+      return sweep::PiecesOf(std::move(paths));
+    };
+    scoring.verification = {exact, kept->verify, false};
+  }
+  return scoring;
+}
+
+sweep::PathPlan DirectPaths(const EdgePlan& plan) {
+  sweep::PathPlan paths = plan.paths;
+  paths.freeze_mlps = true;
+  return paths;
 }
 
 EdgeAttribution::EdgeAttribution(const EdgePlan& plan, size_t pair)
-    : PairPasses(*plan.paths.model, plan.paths.pairs[pair], pair, plan.steps),
-      plan_(plan),
-      pair_index_(pair),
-      senders_(NodesOf(plan.paths.senders)),
-      receivers_(NodesOf(plan.paths.receivers)),
-      reaches_(Reaches()) {
-  const std::vector<int64_t> shape = {static_cast<int64_t>(senders_.size()), static_cast<int64_t>(receivers_.size())};
-  for (size_t m = 0; m < plan.paths.pairs[pair].base_metrics.size(); ++m) sums_.push_back(at::zeros(shape, at::kDouble));
+    : PairPasses(*plan.paths.model, plan.paths.pairs[pair], pair, WayOf(plan)), plan_(plan), pair_index_(pair) {
+  const std::vector<Node> senders = NodesOf(plan.paths.senders), receivers = NodesOf(plan.paths.receivers);
+  if (plan.method != api::EdgeMethod::kEapIgActivations) {
+    parts_.push_back(PartOf(senders, receivers));
+    return;
+  }
+  for (const Place& place : places()) {
+    std::vector<Node> here, behind;
+    for (const Node& sender : senders)
+      if (PlaceOf(sender.site, sender.layer) == place) here.push_back(sender);
+    for (const Node& receiver : receivers)
+      if (Reaches(here.front().site, here.front().layer, receiver.site, receiver.layer)) behind.push_back(receiver);
+    parts_.push_back(PartOf(std::move(here), std::move(behind)));
+  }
+}
+
+EdgeAttribution::Part EdgeAttribution::PartOf(std::vector<Node> senders, std::vector<Node> receivers) const {
+  const std::vector<int64_t> shape = {static_cast<int64_t>(senders.size()), static_cast<int64_t>(receivers.size())};
+  Part part{std::move(senders), std::move(receivers), at::zeros(shape, at::kDouble), {}};
+  double* reaches = part.reaches.mutable_data_ptr<double>();
+  for (const Node& sender : part.senders)
+    for (const Node& receiver : part.receivers) *reaches++ = Reaches(sender.site, sender.layer, receiver.site, receiver.layer) ? 1 : 0;
+  for (size_t m = 0; m < pair().base_metrics.size(); ++m) part.sums.push_back(at::zeros(shape, at::kDouble));
+  return part;
 }
 
 std::vector<EdgeAttribution::Node> EdgeAttribution::NodesOf(const std::vector<sweep::PathEnd>& ends) {
@@ -73,36 +161,13 @@ std::vector<EdgeAttribution::Node> EdgeAttribution::NodesOf(const std::vector<sw
   return nodes;
 }
 
-at::Tensor EdgeAttribution::Reaches() const {
-  at::Tensor reaches = at::zeros({static_cast<int64_t>(senders_.size()), static_cast<int64_t>(receivers_.size())}, at::kDouble);
-  double* out = reaches.mutable_data_ptr<double>();
-  for (const Node& sender : senders_)
-    for (const Node& receiver : receivers_) {
-      const bool within = sender.layer == receiver.layer && sender.site == Site::kZ && receiver.site == Site::kMlpIn;
-      const bool in_front =
-          sender.site == Site::kEmbed || receiver.site == Site::kLnFinalNormalized || sender.layer < receiver.layer || within;
-      *out++ = in_front ? 1 : 0;
-    }
-  return reaches;
-}
-
-std::set<Site> EdgeAttribution::Sites(bool with_gradients) const {
-  std::set<Site> sites;
-  for (const Node& sender : senders_) sites.insert(sender.site == Site::kEmbed ? Site::kResidPre : sender.site);
-  if (!with_gradients) return sites;
-  for (const Node& receiver : receivers_) {
-    if (receiver.site != Site::kLnFinalNormalized) sites.insert(receiver.site);
-    if (IsAttention(receiver.site)) sites.insert(Site::kResidPre);
-  }
-  return sites;
-}
-
 bool EdgeAttribution::StepScores(size_t metric) {
+  Part& part = parts_[place()];
   const int64_t tokens = static_cast<int64_t>(pair().base_ids.size());
-  const int64_t line = static_cast<int64_t>((senders_.size() + receivers_.size()) * sizeof(float)) * model().arch.d_model;
-  const int64_t count = std::min(tokens - next_, std::max<int64_t>(kPieceBytes / line, 1));
-  const at::Tensor changes = Changes(next_, count), gradients = Gradients(next_, count);
-  sums_[metric] += at::matmul(changes.flatten(1), gradients.flatten(1).t()).to(at::kCPU, at::kDouble) * reaches_;
+  const NodeCount nodes{static_cast<int64_t>(part.senders.size()), static_cast<int64_t>(part.receivers.size())};
+  const int64_t count = std::min(tokens - next_, PositionsAtOnce(nodes, model().arch.d_model));
+  const at::Tensor changes = Changes(part.senders, next_, count), gradients = Gradients(part.receivers, next_, count);
+  part.sums[metric] += at::matmul(changes.flatten(1), gradients.flatten(1).t()).to(at::kCPU, at::kDouble) * part.reaches;
   next_ += count;
   if (next_ < tokens) return true;
   next_ = 0;
@@ -121,14 +186,14 @@ at::Tensor EdgeAttribution::Mask(const std::vector<sweep::PathEnd>& ends, const 
   return mask.to(model().device);
 }
 
-at::Tensor EdgeAttribution::Changes(int64_t begin, int64_t count) {
+at::Tensor EdgeAttribution::Changes(const std::vector<Node>& senders, int64_t begin, int64_t count) {
   const model::Architecture& arch = model().arch;
   std::vector<int64_t> of(pair().source_of.begin() + begin, pair().source_of.begin() + begin + count);
   std::vector<at::Tensor> changes;
   at::Tensor heads;  // [heads, positions, d_model], of the layer that the node before was in
   int64_t heads_layer = -1;
-  for (const Node& node : senders_) {
-    const Site site = node.site == Site::kEmbed ? Site::kResidPre : node.site;
+  for (const Node& node : senders) {
+    const Site site = PlaceOf(node.site, node.layer).first;
     const auto difference = [&] {
       return InFloat(Difference(site, source().Value(site, node.layer), base().Value(site, node.layer).narrow(0, begin, count), of));
     };
@@ -144,13 +209,13 @@ at::Tensor EdgeAttribution::Changes(int64_t begin, int64_t count) {
     }
     changes.push_back(heads[node.head]);
   }
-  return at::stack(changes) * Mask(plan_.paths.senders, senders_, begin, count);
+  return at::stack(changes) * Mask(plan_.paths.senders, senders, begin, count);
 }
 
-at::Tensor EdgeAttribution::Gradients(int64_t begin, int64_t count) {
+at::Tensor EdgeAttribution::Gradients(const std::vector<Node>& receivers, int64_t begin, int64_t count) {
   std::vector<at::Tensor> all;
-  for (const Node& node : receivers_) all.push_back(GradientOf(node, begin, count));
-  return at::stack(all) * Mask(plan_.paths.receivers, receivers_, begin, count);
+  for (const Node& node : receivers) all.push_back(GradientOf(node, begin, count));
+  return at::stack(all) * Mask(plan_.paths.receivers, receivers, begin, count);
 }
 
 // The gradient in the residual that a receiver reads, through this receiver alone, [positions, d_model].
@@ -171,14 +236,15 @@ at::Tensor EdgeAttribution::GradientOf(const Node& node, int64_t begin, int64_t 
 }
 
 std::vector<double> EdgeAttribution::Scores() const {
-  const size_t metrics = sums_.size(), senders = plan_.paths.senders.size();
+  const size_t metrics = pair().base_metrics.size(), senders = plan_.paths.senders.size();
   std::vector<double> out(senders * plan_.paths.receivers.size() * metrics);
-  for (size_t m = 0; m < metrics; ++m) {
-    const double* sum = sums_[m].const_data_ptr<double>();
-    for (const Node& sender : senders_)
-      for (const Node& receiver : receivers_)
-        out[(receiver.end * senders + sender.end) * metrics + m] += *sum++ / static_cast<double>(passes());
-  }
+  for (const Part& part : parts_)
+    for (size_t m = 0; m < metrics; ++m) {
+      const double* sum = part.sums[m].const_data_ptr<double>();
+      for (const Node& sender : part.senders)
+        for (const Node& receiver : part.receivers)
+          out[(receiver.end * senders + sender.end) * metrics + m] += *sum++ / static_cast<double>(passes());
+    }
   return out;
 }
 

@@ -16,11 +16,26 @@ namespace fluoroscope::attribution {
 
 struct EdgePlan {
   sweep::PathPlan paths;  // senders, receivers and pairs
-  int64_t steps = 0;      // 0: gradients at the base run (EAP); else integrated over the inputs (EAP-IG)
+  api::EdgeMethod method = api::EdgeMethod::kEap;
+  int64_t steps = 8;       // of the integrated ones
+  api::CellChoice verify;  // which edges are also run
 };
 
 std::string ConventionOf(const EdgePlan& plan);
-api::SweepCost CostOf(const EdgePlan& plan);
+// Where this plan's gradients are taken.
+Way WayOf(const EdgePlan& plan);
+// What the plan's runs must keep.
+std::set<model::Site> SitesOf(const EdgePlan& plan, bool with_gradients);
+// Of each group of senders whose gradients come from the same passes, and of the receivers that they may reach: one group, or one for each
+// place of WayOf.
+struct NodeCount {
+  int64_t senders = 0, receivers = 0;
+};
+std::vector<NodeCount> NodeCountsOf(const EdgePlan& plan);
+// Whose changes and gradients are multiplied in one go, so that long prompts stay small.
+int64_t PositionsAtOnce(const NodeCount& nodes, int64_t d_model);
+// What an edge's exact value is of: the direct path alone.
+sweep::PathPlan DirectPaths(const EdgePlan& plan);
 Scoring ScoringOf(EdgePlan plan);
 
 // Belongs to one Work; used on the executor's thread. `plan` outlives it.
@@ -31,7 +46,7 @@ class EdgeAttribution final : public PairPasses {
   std::vector<double> Scores() const override;
 
  protected:
-  std::set<model::Site> Sites(bool with_gradients) const override;
+  std::set<model::Site> Sites(bool with_gradients) const override { return SitesOf(plan_, with_gradients); }
   bool StepScores(size_t metric) override;
 
  private:
@@ -42,20 +57,25 @@ class EdgeAttribution final : public PairPasses {
     int64_t layer = 0, head = 0;
   };
 
+  // Senders whose gradients come from the same passes, and what they may reach.
+  struct Part {
+    std::vector<Node> senders, receivers;
+    at::Tensor reaches;            // f64 [senders, receivers]: 1 where the sender lies in front of the receiver
+    std::vector<at::Tensor> sums;  // by metric: f64 [senders, receivers]
+  };
+
   static std::vector<Node> NodesOf(const std::vector<sweep::PathEnd>& ends);
   // [nodes, positions, d_model] at the positions from `begin` on; 0 at those that are not an end's.
-  at::Tensor Changes(int64_t begin, int64_t count);
-  at::Tensor Gradients(int64_t begin, int64_t count);
+  at::Tensor Changes(const std::vector<Node>& senders, int64_t begin, int64_t count);
+  at::Tensor Gradients(const std::vector<Node>& receivers, int64_t begin, int64_t count);
   at::Tensor GradientOf(const Node& node, int64_t begin, int64_t count);
   at::Tensor Mask(const std::vector<sweep::PathEnd>& ends, const std::vector<Node>& nodes, int64_t begin, int64_t count) const;
-  at::Tensor Reaches() const;  // [senders' nodes, receivers' nodes]: 1 where the sender lies in front of the receiver
+  Part PartOf(std::vector<Node> senders, std::vector<Node> receivers) const;
 
   const EdgePlan& plan_;
   const size_t pair_index_;
-  const std::vector<Node> senders_, receivers_;
-  const at::Tensor reaches_;
-  int64_t next_ = 0;              // position, in the pass at hand
-  std::vector<at::Tensor> sums_;  // by metric: f64 [senders' nodes, receivers' nodes]
+  std::vector<Part> parts_;  // one; or of each of places(), in that order
+  int64_t next_ = 0;         // position, in the pass at hand
 };
 
 }  // namespace fluoroscope::attribution

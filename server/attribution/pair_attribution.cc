@@ -11,22 +11,18 @@ using api::AttributionMethod;
 using model::Site;
 
 PairAttribution::PairAttribution(const AttributionPlan& plan, size_t pair)
-    : PairPasses(*plan.sweep.model, plan.sweep.pairs[pair], pair, plan.is_integrated() ? plan.steps : 0),
+    : PairPasses(*plan.sweep.model, plan.sweep.pairs[pair], pair, WayOf(plan)),
       plan_(plan),
       sites_(plan.sweep.grid.sites.begin(), plan.sweep.grid.sites.end()),
       scores_(plan.sweep.pairs[pair].base_metrics.size(), NodeScores(plan.sweep.grid)),
       sizes_(scores_.size(), std::vector<double>(plan.sweep.grid.cells())) {}
 
-std::set<Site> PairAttribution::Sites(bool with_gradients) const {
-  std::set<Site> sites = sites_;
-  const bool attention =
-      plan_.fixes_attention() && std::any_of(sites_.begin(), sites_.end(), [](Site s) { return IsQuery(s) || IsKey(s); });
-  if (attention) sites.insert({Site::kQ, Site::kK});
-  if (attention && with_gradients) sites.insert(Site::kPattern);
-  return sites;
-}
-
 bool PairAttribution::StepScores(size_t metric) {
+  if (plan_.is_inside()) {
+    const auto [site, layer] = places()[place()];
+    AddScores(metric, site, layer);
+    return false;
+  }
   if (!drops_layers()) {
     AddScores(metric);
     return false;
@@ -51,18 +47,20 @@ bool PairAttribution::StepScores(size_t metric) {
 
 void PairAttribution::AddScores(size_t metric) {
   for (Site site : sites_)
-    for (int64_t layer = 0; layer < model().arch.layers; ++layer) {
-      if (plan_.fixes_attention() && (IsQuery(site) || IsKey(site))) {
-        AddAttentionEffect(metric, site, layer);
-        continue;
-      }
-      const at::Tensor own = base().Value(site, layer);
-      const at::Tensor change = plan_.method == AttributionMethod::kGradientTimesInput ? own
-                                : plan_.sweep.cell == api::SweepCell::kZero
-                                    ? -own
-                                    : Difference(site, source().Value(site, layer), own, pair().source_of);
-      scores_[metric].Add(site, layer, change, gradients().Gradient(site, layer));
-    }
+    for (int64_t layer = 0; layer < model().arch.layers; ++layer) AddScores(metric, site, layer);
+}
+
+void PairAttribution::AddScores(size_t metric, Site site, int64_t layer) {
+  if (plan_.fixes_attention() && (IsQuery(site) || IsKey(site))) {
+    AddAttentionEffect(metric, site, layer);
+    return;
+  }
+  scores_[metric].Add(site, layer, Change(site, layer), gradients().Gradient(site, layer));
+}
+
+at::Tensor PairAttribution::Change(Site site, int64_t layer) const {
+  if (plan_.method == AttributionMethod::kGradientTimesInput) return base().Value(site, layer);
+  return plan_.sweep.cell == api::SweepCell::kZero ? -base().Value(site, layer) : PairPasses::Change(site, layer);
 }
 
 void PairAttribution::AddAttentionEffect(size_t metric, Site site, int64_t layer) {

@@ -20,12 +20,14 @@ class PairAttribution final : public PairPasses {
   std::vector<double> Scores() const override;
 
  protected:
-  std::set<model::Site> Sites(bool with_gradients) const override;
+  std::set<model::Site> Sites(bool with_gradients) const override { return SitesOf(plan_, with_gradients); }
   bool KeepsGraph() const override { return drops_layers(); }
   bool StepScores(size_t metric) override;
+  at::Tensor Change(model::Site site, int64_t layer) const override;
 
  private:
   void AddScores(size_t metric);
+  void AddScores(size_t metric, model::Site site, int64_t layer);
   void AddAttentionEffect(size_t metric, model::Site site, int64_t layer);
   bool drops_layers() const { return plan_.method == api::AttributionMethod::kAtpStar; }
 

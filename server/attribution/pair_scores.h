@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "api/attribution.h"
-#include "sweep/planner.h"
+#include "sweep/exact_run.h"
 
 namespace fluoroscope::attribution {
 
@@ -31,7 +31,7 @@ class PairScores {
 struct Scoring {
   // The cells that are also run, chosen by their scores.
   struct Verification {
-    sweep::SweepPlan sweep;
+    sweep::ExactRun::Plan exact;
     api::CellChoice choice;
     bool by_size = false;  // scores have no sign
   };

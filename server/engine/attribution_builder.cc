@@ -2,9 +2,8 @@
 
 #include <algorithm>
 
-#include "attribution/attribution_plan.h"
+#include "attribution/attribution_cost.h"
 #include "attribution/differentiable_metric.h"
-#include "attribution/edge_attribution.h"
 #include "base/status_macros.h"
 #include "engine/path_builder.h"
 #include "engine/plan_hash.h"
@@ -17,8 +16,10 @@ namespace {
 absl::Status CheckPairs(const std::vector<sweep::Pair>& pairs, bool integrated, const std::string& field) {
   for (size_t i = 0; i < pairs.size(); ++i) {
     if (integrated && pairs[i].base_ids.size() != pairs[i].source_ids.size())
-      return absl::InvalidArgumentError(field + ".pairs[" + std::to_string(i) +
-                                        "]: integrated gradients go from prompt to prompt, so both must have the same number of tokens");
+      return absl::InvalidArgumentError(
+          field + ".pairs[" + std::to_string(i) +
+          "]: integrated gradients over the inputs go from prompt to prompt, so both must have the same number of tokens; those "
+          "over activations do not");
     for (const run::MetricPlan& metric : pairs[i].base_metrics)
       if (!attribution::IsDifferentiable(metric.metric))
         return absl::InvalidArgumentError(field + ".metrics: '" + metric.name +
@@ -50,7 +51,7 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
     return absl::InvalidArgumentError(
         "grid.units: the QK fix is about whole queries and keys; leave units and the unit axis away at hook_q and hook_k, or use "
         "ATTRIBUTION_PATCHING");
-  FS_RETURN_IF_ERROR(CheckPairs(plan.sweep.pairs, plan.is_integrated(), "grid"));
+  FS_RETURN_IF_ERROR(CheckPairs(plan.sweep.pairs, plan.is_between(), "grid"));
   BuiltAttribution built{{}, std::move(sweep.header), std::move(sweep.warnings), HashOf(plan)};
   built.header.cost = attribution::CostOf(plan);
   built.header.convention = attribution::ConventionOf(plan);
@@ -63,8 +64,8 @@ absl::StatusOr<BuiltAttribution> BuildEdges(const LoadedModel& model, const api:
     return absl::InvalidArgumentError(
         "paths.freeze_mlps, paths.freeze_norms: an edge is direct, so nothing on it can be frozen; leave them false");
   FS_ASSIGN_OR_RETURN(BuiltPaths paths, BuildPaths(model, request.paths, limits));
-  attribution::EdgePlan plan{std::move(paths.plan), request.method == api::EdgeMethod::kEapIg ? int64_t{request.steps} : 0};
-  FS_RETURN_IF_ERROR(CheckPairs(plan.paths.pairs, plan.steps > 0, "paths"));
+  attribution::EdgePlan plan{std::move(paths.plan), request.method, int64_t{request.steps}, request.verify};
+  FS_RETURN_IF_ERROR(CheckPairs(plan.paths.pairs, plan.method == api::EdgeMethod::kEapIg, "paths"));
   BuiltAttribution built{{}, std::move(paths.header), std::move(paths.warnings), HashOf(plan)};
   built.header.cost = attribution::CostOf(plan);
   built.header.convention = attribution::ConventionOf(plan);

@@ -186,6 +186,10 @@ void Write(const run::RowPlan& row, Canonical& out) {
   }
 }
 
+void Write(const api::CellChoice& choice, Canonical& out) {
+  for (const uint64_t number : {uint64_t{choice.top}, uint64_t{choice.random}, choice.seed}) out.Number(static_cast<int64_t>(number));
+}
+
 }  // namespace
 
 std::string HashOf(const run::RunPlan& plan) {
@@ -205,8 +209,7 @@ std::string HashOf(const run::RunPlan& plan) {
 std::string HashOf(const sweep::SweepPlan& plan, const std::optional<api::CellChoice>& fast) {
   Canonical out;
   out.Number(fast.has_value());
-  if (fast)
-    for (uint64_t number : {uint64_t{fast->top}, uint64_t{fast->random}, fast->seed}) out.Number(static_cast<int64_t>(number));
+  if (fast) Write(*fast, out);
   out.Number(static_cast<int64_t>(plan.cell));
   const sweep::Grid& grid = plan.grid;
   out.Number(static_cast<int64_t>(grid.axes.size()));
@@ -246,7 +249,9 @@ std::string HashOf(const sweep::PathPlan& plan) {
 std::string HashOf(const attribution::EdgePlan& plan) {
   Canonical out;
   out.Text(HashOf(plan.paths));
+  out.Number(static_cast<int64_t>(plan.method));
   out.Number(plan.steps);
+  Write(plan.verify, out);
   return out.Digest();
 }
 
@@ -255,8 +260,7 @@ std::string HashOf(const attribution::AttributionPlan& plan) {
   out.Text(HashOf(plan.sweep));
   out.Number(static_cast<int64_t>(plan.method));
   out.Number(plan.steps);
-  for (const uint64_t number : {uint64_t{plan.verify.top}, uint64_t{plan.verify.random}, plan.verify.seed})
-    out.Number(static_cast<int64_t>(number));
+  Write(plan.verify, out);
   return out.Digest();
 }
 

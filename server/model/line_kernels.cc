@@ -101,9 +101,9 @@ FS_AVX512 void GateHalfLine(const c10::BFloat16* gate, const c10::BFloat16* up, 
 
 }  // namespace
 
-bool HasLineKernels(const at::Tensor& x) {
-  return HasAvx512() && x.device().is_cpu() && x.scalar_type() == at::kFloat && x.dim() >= 2 && x.stride(-1) == 1;
-}
+bool HasLineKernels(at::Device device, at::ScalarType dtype) { return HasAvx512() && device.is_cpu() && dtype == at::kFloat; }
+
+bool HasLineKernels(const at::Tensor& x) { return HasLineKernels(x.device(), x.scalar_type()) && x.dim() >= 2 && x.stride(-1) == 1; }
 
 LineStatistics StatisticsOf(const at::Tensor& x, bool centred, double eps) {
   const int64_t lines = x.size(0), d = x.size(1);
@@ -188,6 +188,7 @@ at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor&) { return x; }
 bool HasHalfLineKernels(const at::Tensor&) { return false; }
 at::Tensor GateHalfLines(const at::Tensor& both) { return both; }
 bool HasLineKernels(const at::Tensor&) { return false; }
+bool HasLineKernels(at::Device, at::ScalarType) { return false; }
 LineStatistics StatisticsOf(const at::Tensor&, bool, double) { return {}; }  // these are never called
 at::Tensor NormalizeLines(const at::Tensor& x, const LineStatistics&, const at::Tensor&, const at::Tensor&) { return x; }
 at::Tensor RotateLines(const at::Tensor& x, const Angles&) { return x; }

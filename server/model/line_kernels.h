@@ -11,6 +11,8 @@ namespace fluoroscope::model {
 // Whether the kernels apply to a tensor: float32, last axis contiguous, on a CPU with AVX-512. Elsewhere their callers use LibTorch's
 // operations. The kernels know nothing of autograd: where a gradient is wanted, see line_gradients.h.
 bool HasLineKernels(const at::Tensor& x);
+// The same for whole tensors of a model on this device.
+bool HasLineKernels(at::Device device, at::ScalarType dtype);
 
 // Statistics of each line of x [tokens, d]: `scale` [tokens, 1] = sqrt(mean((x - mean)^2) + eps) and `mean` [tokens, 1]; without `centred`
 // the mean is taken for 0 and undefined.

@@ -28,9 +28,31 @@ api::AttributionMethod DecodeMethod(pb::AttributionMethod method) {
       return api::AttributionMethod::kQkFix;
     case pb::ATTRIBUTION_METHOD_ATP_STAR:
       return api::AttributionMethod::kAtpStar;
+    case pb::ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS_ACTIVATIONS:
+      return api::AttributionMethod::kIntegratedActivations;
     default:
       return api::AttributionMethod::kAttributionPatching;  // absent; the strict check refused 0
   }
+}
+
+api::EdgeMethod DecodeMethod(pb::EdgeMethod method) {
+  switch (method) {
+    case pb::EDGE_METHOD_EAP_IG:
+      return api::EdgeMethod::kEapIg;
+    case pb::EDGE_METHOD_EAP_IG_ACTIVATIONS:
+      return api::EdgeMethod::kEapIgActivations;
+    default:
+      return api::EdgeMethod::kEap;
+  }
+}
+
+// Of either request; none when it is absent.
+template <typename Request>
+absl::StatusOr<api::CellChoice> DecodeVerify(const Request& request) {
+  if (!request.has_verify()) return api::CellChoice();
+  const FieldPath root, at{&root, "verify"};
+  const pb::AttributionVerify& verify = request.verify();
+  return CheckCellChoice({verify.top(), verify.random(), verify.seed()}, at);
 }
 
 }  // namespace
@@ -46,10 +68,7 @@ absl::StatusOr<api::AttributionRequest> DecodeAttribute(const pb::AttributeReque
   out.method = DecodeMethod(request.method());
   FS_RETURN_IF_ERROR(CheckSteps(request.steps()));
   if (request.steps() > 0) out.steps = request.steps();
-  if (!request.has_verify()) return out;
-  const pb::AttributionVerify& verify = request.verify();
-  const FieldPath at{&root, "verify"};
-  FS_ASSIGN_OR_RETURN(out.verify, CheckCellChoice({verify.top(), verify.random(), verify.seed()}, at));
+  FS_ASSIGN_OR_RETURN(out.verify, DecodeVerify(request));
   return out;
 }
 
@@ -59,9 +78,10 @@ absl::StatusOr<api::EdgesRequest> DecodeAttributeEdges(const pb::AttributeEdgesR
   api::EdgesRequest out;
   if (!request.has_paths()) return InvalidAt({&root, "paths"}, "is missing: it says which edges get scores");
   FS_ASSIGN_OR_RETURN(out.paths, DecodePathPatch(request.paths(), limits));
-  if (request.method() == pb::EDGE_METHOD_EAP_IG) out.method = api::EdgeMethod::kEapIg;
+  out.method = DecodeMethod(request.method());
   FS_RETURN_IF_ERROR(CheckSteps(request.steps()));
   if (request.steps() > 0) out.steps = request.steps();
+  FS_ASSIGN_OR_RETURN(out.verify, DecodeVerify(request));
   return out;
 }
 

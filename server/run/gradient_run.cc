@@ -32,25 +32,36 @@ class GradientRun::Recorder final : public model::SiteHooks {
   // `keys`: where the keys and values go; null for nowhere. Outlives it.
   Recorder(std::set<Site> sites, Site key_site, model::KvPrefix* keys) : sites_(std::move(sites)), key_site_(key_site), keys_(keys) {}
 
-  bool Wants(Site site, int64_t) const override {
-    return sites_.contains(site) || (keys_ != nullptr && (site == key_site_ || site == Site::kV));
+  bool Wants(Site site, int64_t layer) const override {
+    return Keeps(site, layer) || (keys_ != nullptr && (site == key_site_ || site == Site::kV));
   }
-  bool Wants(Site site, int64_t, int64_t) const override { return sites_.contains(site); }
+  bool Wants(Site site, int64_t layer, int64_t) const override { return Keeps(site, layer); }
   at::Tensor At(Site site, int64_t layer, const model::PackedRows&, at::Tensor value) override {
     if (keys_ != nullptr && site == key_site_) keys_->k.push_back(value.detach());
     if (keys_ != nullptr && site == Site::kV) keys_->v.push_back(value.detach());
-    if (!sites_.contains(site)) return value;
+    if (!Keeps(site, layer)) return value;
+    value = Replaced(site, layer, std::move(value));
     // The residual goes on beside the MLP that reads it: what the MLP reads is an alias, so that its gradient is the MLP's alone.
     return seen[{site, layer}] = site == Site::kMlpIn ? value.alias() : std::move(value);
   }
   // An alias: where the same tensor comes back, the heads' results are not what the pass goes on with.
   at::Tensor AtRow(Site site, int64_t layer, const model::RowSpan&, at::Tensor value) override {
-    return seen[{site, layer}] = value.alias();
+    return seen[{site, layer}] = Replaced(site, layer, std::move(value)).alias();
   }
 
   std::map<Place, at::Tensor> seen;
+  std::map<Place, at::Tensor> replaced;  // what goes on instead
 
  private:
+  bool Keeps(Site site, int64_t layer) const { return sites_.contains(site) || replaced.contains({site, layer}); }
+  // A leaf of the graph, so that its gradient is of what lies behind it.
+  at::Tensor Replaced(Site site, int64_t layer, at::Tensor value) const {
+    const auto by = replaced.find({site, layer});
+    if (by == replaced.end()) return value;
+    at::Tensor leaf = by->second.clone();  // outside of inference mode, where tensors can have gradients
+    return at::GradMode::is_enabled() ? leaf.requires_grad_() : leaf;
+  }
+
   const std::set<Site> sites_;
   const Site key_site_;
   model::KvPrefix* const keys_;
@@ -64,6 +75,13 @@ GradientRun::GradientRun(const model::Model& model, std::vector<int64_t> ids, st
 }
 
 GradientRun::~GradientRun() = default;
+
+void GradientRun::BeginWith(at::Tensor resid_pre, int64_t layer) {
+  begin_ = std::move(resid_pre);
+  layer_ = begins_at_ = layer;
+}
+
+void GradientRun::Replace(Site site, int64_t layer, at::Tensor value) { recorder_->replaced[{site, layer}] = std::move(value); }
 
 bool GradientRun::StepForward() {
   // Tensors made in inference mode cannot take part in a graph.
@@ -108,7 +126,7 @@ void GradientRun::StartBackward(at::Tensor gradient, bool last) {
 bool GradientRun::StepBackward() {
   const c10::InferenceMode inference(false);
   --layer_;
-  Block& block = blocks_[static_cast<size_t>(layer_)];
+  Block& block = blocks_[static_cast<size_t>(layer_ - begins_at_)];
   if (complete_.empty()) behind_[static_cast<size_t>(layer_)] = x_;
   x_ = Differentiate(block, layer_, x_);
   if (last_) {  // what holds the graph of this block
@@ -116,7 +134,7 @@ bool GradientRun::StepBackward() {
     for (auto& [place, value] : recorder_->seen)
       if (place.second == layer_) value = value.detach();
   }
-  return layer_ > 0;
+  return layer_ > begins_at_;
 }
 
 bool GradientRun::StartWithout(int64_t layer) {
@@ -162,12 +180,5 @@ at::Tensor GradientRun::Value(Site site, int64_t layer) const {
 }
 
 at::Tensor GradientRun::Gradient(Site site, int64_t layer) const { return gradients_.at({site, layer}); }
-
-int64_t GradientBytes(const model::Model& model, int64_t tokens) {
-  const model::Architecture& arch = model.arch;
-  // What the operations of a block keep for its backward pass, and the scores with their softmax.
-  const int64_t per_token = 16 * arch.d_model + 8 * arch.q_size() + 8 * arch.kv_size() + 8 * arch.d_mlp + 4 * arch.heads * tokens;
-  return (arch.layers + 2) * tokens * per_token * static_cast<int64_t>(sizeof(float));
-}
 
 }  // namespace fluoroscope::run

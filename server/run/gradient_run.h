@@ -32,8 +32,10 @@ class GradientRun {
   GradientRun(const model::Model& model, std::vector<int64_t> ids, std::set<model::Site> sites, Options options);
   ~GradientRun();
 
-  // Begins with this as the first block's hook_resid_pre, [tokens, d_model], instead of the tokens' embedding.
-  void BeginWith(at::Tensor resid_pre) { begin_ = std::move(resid_pre); }
+  // Begins with this as a block's hook_resid_pre, [tokens, d_model], instead of the tokens' embedding; there are no blocks in front of it.
+  void BeginWith(at::Tensor resid_pre, int64_t layer = 0);
+  // What the pass goes on with at a hook point, in the site's shape, whatever is in front of it; kept like the values of `sites`.
+  void Replace(model::Site site, int64_t layer, at::Tensor value);
 
   // Runs one block, at last the final norm. False when the pass is complete.
   bool StepForward();
@@ -79,15 +81,13 @@ class GradientRun {
   model::PackedRows rows_;
   model::Angles angles_;
   at::Tensor begin_, first_, x_, normalized_;
-  std::vector<Block> blocks_;  // of all layers, then the final norm
+  int64_t begins_at_ = 0;      // the first block that is run
+  std::vector<Block> blocks_;  // of all layers from that one on, then the final norm
   int64_t layer_ = 0;
   bool last_ = false;
   Gradients gradients_;
   Gradients complete_;              // of the complete pass, while passes without a block are made
   std::vector<at::Tensor> behind_;  // by block: the complete pass's gradient in its output
 };
-
-// Upper bound of what the graph of one prompt of this length takes, in bytes.
-int64_t GradientBytes(const model::Model& model, int64_t tokens);
 
 }  // namespace fluoroscope::run

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "obs/metrics.h"
-#include "sweep/choose_cells.h"
 
 namespace fluoroscope::sweep {
 
@@ -32,8 +31,8 @@ sched::Work::Progress FastSweepRun::Step() {
     if (!*more) StartFast();
     return Progress::kMore;
   }
-  if (run_->Step() != Progress::kDone) return Progress::kMore;
-  const absl::Status& ended = stage_ == Stage::kFast ? fast_->status : exact_->status;
+  if ((stage_ == Stage::kFast ? run_->Step() : exact_->Step()) != Progress::kDone) return Progress::kMore;
+  const absl::Status& ended = stage_ == Stage::kFast ? fast_->status : exact_->status();
   if (!ended.ok()) {
     Abort(ended);
     return Progress::kDone;
@@ -48,6 +47,7 @@ sched::Work::Progress FastSweepRun::Step() {
 
 void FastSweepRun::Abort(absl::Status why) {
   run_.reset();
+  exact_.reset();
   sink_->Finish(std::move(why));
 }
 
@@ -66,34 +66,38 @@ void FastSweepRun::StartExact() {
   std::vector<double> changes(plan_.sweep.grid.cells() * metrics);
   for (const auto& [cell, of_cell] : fast_->MeanChanges())
     std::copy(of_cell.begin(), of_cell.end(), changes.begin() + static_cast<ptrdiff_t>(cell * metrics));
-  chosen_ = ChooseCells(changes, metrics, plan_.check);
-  SweepPlan exact = plan_.sweep;
-  exact.chosen = chosen_;
-  exact_ = std::make_shared<CellRecorder>(*sink_, CellRecorder::As::kExact);
-  run_ = std::make_unique<SweepRun>(std::move(exact), header_, std::vector<std::string>(), exact_, metrics_, Clock::now());
+  run_.reset();
+  const auto plan = [this](FinishedCells finished) {
+    SweepPlan exact = plan_.sweep;
+    exact.finished = std::move(finished);
+    return PiecesOf(std::move(exact));
+  };
+  exact_ = std::make_unique<ExactRun>(plan, plan_.sweep.pairs.size(), changes, plan_.check, header_, *sink_, metrics_);
 }
 
 void FastSweepRun::SendCheck() {
   api::PrecisionCheck check;
-  check.cells = chosen_;
+  const CellRecorder& exact = exact_->cells();
+  check.cells = exact_->chosen();
   for (size_t m = 0; m < header_.metrics.size(); ++m) {
     double difference = 0, change = 0;
-    for (const auto& [pair, cells] : exact_->values)
+    for (const auto& [pair, cells] : exact.values)
       for (const auto& [cell, values] : cells) {
         difference = std::max(difference, std::abs(values[m] - fast_->values.at(pair).at(cell)[m]));
-        change = std::max(change, std::abs(values[m] - exact_->base.at(pair)[m]));
+        change = std::max(change, std::abs(values[m] - exact.base.at(pair)[m]));
       }
     check.largest_difference.push_back(difference);
     check.largest_change.push_back(change);
   }
-  check.run_ms = exact_->end.run_ms;
+  check.run_ms = exact.end.run_ms;
   sink_->Push(std::move(check));
 }
 
 sched::Work::Progress FastSweepRun::Succeed() {
-  sink_->Push(api::SweepSummary{warnings_, fast_->end.queue_ms, conversion_.run_ms() + fast_->end.run_ms + exact_->end.run_ms,
-                                fast_->end.tokens + exact_->end.tokens,
-                                std::max(conversion_.peak_bytes() + fast_->end.peak_bytes, exact_->end.peak_bytes)});
+  const api::SweepSummary& exact = exact_->cells().end;
+  sink_->Push(api::SweepSummary{warnings_, fast_->end.queue_ms, conversion_.run_ms() + fast_->end.run_ms + exact.run_ms,
+                                fast_->end.tokens + exact.tokens,
+                                std::max(conversion_.peak_bytes() + fast_->end.peak_bytes, exact.peak_bytes)});
   sink_->Finish(absl::OkStatus());
   return Progress::kDone;
 }

@@ -9,7 +9,7 @@
 #include "model/half_products.h"
 #include "run/step_meter.h"
 #include "sched/work.h"
-#include "sweep/cell_recorder.h"
+#include "sweep/exact_run.h"
 #include "sweep/sweep_run.h"
 
 namespace fluoroscope::sweep {
@@ -54,9 +54,9 @@ class FastSweepRun final : public sched::Work {
   Stage stage_ = Stage::kConvert;
   model::HalfProducts making_;
   run::StepMeter conversion_;
-  std::vector<uint32_t> chosen_;
-  std::shared_ptr<CellRecorder> fast_, exact_;
-  std::unique_ptr<SweepRun> run_;  // of the stage at hand
+  std::shared_ptr<CellRecorder> fast_;
+  std::unique_ptr<SweepRun> run_;    // of the fast stage
+  std::unique_ptr<ExactRun> exact_;  // of the exact one
 };
 
 }  // namespace fluoroscope::sweep

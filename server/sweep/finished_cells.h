@@ -13,6 +13,19 @@ class FinishedCells {
   FinishedCells() = default;
   FinishedCells(size_t pairs, size_t cells_per_pair) : per_pair_(cells_per_pair), finished_(pairs * cells_per_pair) {}
 
+  // Only these cells of every pair are left to do.
+  static FinishedCells AllBut(const std::vector<uint32_t>& chosen, size_t pairs, size_t cells_per_pair) {
+    FinishedCells all(pairs, cells_per_pair);
+    all.finished_.flip();
+    all.count_ = all.finished_.size();
+    for (size_t pair = 0; pair < pairs; ++pair)
+      for (const uint32_t cell : chosen) {
+        all.finished_[pair * cells_per_pair + cell] = false;
+        --all.count_;
+      }
+    return all;
+  }
+
   // False when there is no such cell, or it was finished already.
   bool Add(uint32_t pair, uint32_t cell) {
     const size_t place = pair * per_pair_ + cell;

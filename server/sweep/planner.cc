@@ -68,7 +68,7 @@ class PiecePlanner {
   Piece Plan(size_t begin) {
     for (const std::vector<int64_t>& ids : sweep_.references)
       references_.push_back(build_.NewRow({Piece::Row::Is::kLender, 0, 0}, ids, kRunWave).index);
-    const size_t cells = sweep_.cells_per_pair();
+    const size_t cells = sweep_.grid.cells();
     size_t at = begin, ids = 0, pairs = 0;
     while (at < sweep_.cells() && build_.rows() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
       const uint32_t pair = sweep_.PairAt(at);
@@ -181,7 +181,6 @@ std::optional<uint32_t> SweepPlan::TwinOf(uint32_t pair, uint32_t cell) const {
   const std::optional<size_t> twin = grid.Twin(cell);
   if (!twin) return std::nullopt;
   const auto number = static_cast<uint32_t>(*twin);
-  if (!chosen.empty() && !std::binary_search(chosen.begin(), chosen.end(), number)) return std::nullopt;
   if (finished.Has(pair, number)) return std::nullopt;
   return number;
 }

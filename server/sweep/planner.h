@@ -22,17 +22,12 @@ struct SweepPlan {
   api::SweepCell cell = api::SweepCell::kPatch;
   std::vector<Pair> pairs;
   std::vector<std::vector<int64_t>> references = {};  // kMean: prompts over whose positions the mean is taken
-  std::vector<uint32_t> chosen = {};                  // only these cells of every pair, ascending; empty: all
   FinishedCells finished = {};                        // left out
 
-  size_t cells_per_pair() const { return chosen.empty() ? grid.cells() : chosen.size(); }
   // The work of all pairs in one line: pair 0's cells, then pair 1's.
-  size_t cells() const { return pairs.size() * cells_per_pair(); }
-  uint32_t PairAt(size_t place) const { return static_cast<uint32_t>(place / cells_per_pair()); }
-  uint32_t CellAt(size_t place) const {
-    const size_t number = place % cells_per_pair();
-    return chosen.empty() ? static_cast<uint32_t>(number) : chosen[number];
-  }
+  size_t cells() const { return pairs.size() * grid.cells(); }
+  uint32_t PairAt(size_t place) const { return static_cast<uint32_t>(place / grid.cells()); }
+  uint32_t CellAt(size_t place) const { return static_cast<uint32_t>(place % grid.cells()); }
   // Another cell that is the same change and is wanted too: only the first of both is run.
   std::optional<uint32_t> TwinOf(uint32_t pair, uint32_t cell) const;
   // Whether a cell needs no place in a piece: it is finished, or comes with its twin.

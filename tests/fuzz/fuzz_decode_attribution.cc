@@ -43,6 +43,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       Require(!request->paths.model.empty() && !request->paths.pairs.empty() && !request->paths.metrics.empty());
       Require(!request->paths.senders.empty() && !request->paths.receivers.empty());
       Require(request->steps >= 1 && request->steps <= kMostSteps);
+      Require(request->verify.top <= kMostVerified && request->verify.random <= kMostVerified);
+      Require(edges.has_verify() == (request->verify.top + request->verify.random > 0));
     }
   }
   return 0;

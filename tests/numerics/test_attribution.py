@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
+from .chosen import choose
 from .reference import Weights, trace
 from .slow_edits import by_position
 
@@ -28,11 +29,15 @@ def difference(logits: torch.Tensor) -> torch.Tensor:
     return logits[-1][RIGHT].mean() - logits[-1][WRONG].mean()
 
 
-def gradients(w: Weights, ids: list[int], metric, begin: torch.Tensor | None = None) -> tuple[dict, dict, float]:
-    """Values and gradients at every hook point, and the metric. `begin`: the first residual instead of the embedding."""
+def gradients(w: Weights, ids: list[int], metric, begin: torch.Tensor | None = None, put: dict | None = None) -> tuple[dict, dict, float]:
+    """Values and gradients at every hook point, and the metric. `begin`: the first residual instead of the embedding. `put`: values by name that go on instead
+    of the run's own."""
+    put = put or {}
 
     def keep(name: str, value: torch.Tensor) -> torch.Tensor:
-        if name == "blocks.0.hook_resid_pre":
+        if name in put:
+            value = put[name].detach().clone().requires_grad_()
+        elif name == "blocks.0.hook_resid_pre":
             value = (value if begin is None else begin).detach().clone().requires_grad_()
         elif name.startswith("blocks") and not name.endswith(("_input", "attn_in")):  # those are copies of the residual that nothing is made from
             value = value * 1  # a tensor of its own, which what follows is made from
@@ -129,6 +134,75 @@ def test_other_methods(client, exact, name):
     # Over the first residual integrated gradients are complete: the scores add up to the whole difference.
     whole = model.attribute(SOURCE, BASE, "resid_pre", ("position",), METRIC, method="ig", steps=64, layers=[0])
     assert whole.scores.sum() == pytest.approx(whole.source[0] - whole.base[0], abs=2e-3)
+
+
+def on_the_way(w: Weights, site: str, base: dict, change: dict, steps: int, ids: list[int] = BASE, measure=difference) -> list[np.ndarray]:
+    """By layer as `products`: change * the mean gradient over runs in which this site in this layer is on the way to base + change."""
+    out = []
+    for layer in range(len(w.layers)):
+        name = f"blocks.{layer}.{site}"
+        runs = []
+        for i in range(steps):
+            value = base[name] + torch.nan_to_num((i + 0.5) / steps * change[name], 0, 0, 0)
+            runs.append(gradients(w, ids, measure, put={name: value})[1])
+        out.append(products(w, site, change, runs)[layer])
+    return out
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("name", ["gqa-tied-sharded", "biases"])
+def test_integrated_gradients_over_activations(client, exact, name, site):
+    w, model = exact(name), client.model(name)
+    base, source = trace(w, BASE).sites, trace(w, SOURCE).sites
+    change = {at: source[at] - base[at] for at in base if at.startswith("blocks")}
+    expected = np.array([p.sum((1, 2)) for p in on_the_way(w, site, base, change, 3)])
+    got = model.attribute(SOURCE, BASE, site, ("layer", "position"), METRIC, method="ig_activations", steps=3)
+    assert "over the activations" in got.convention
+    assert_scores(got.scores, expected, f"{name} {site}")
+
+
+def test_activations_on_the_way_of_every_shape(client, exact):
+    name = "gqa-tied-sharded"
+    w, model = exact(name), client.model(name)
+    base, source = trace(w, BASE).sites, trace(w, SOURCE).sites
+    zeroed = {at: -base[at] for at in base if at.startswith("blocks")}
+    options = {"method": "ig_activations", "steps": 3}
+    by_layer = on_the_way(w, "attn.hook_z", base, zeroed, 3)
+    got = model.attribute(SOURCE, BASE, "z", ("layer", "head", "position"), METRIC, kind="zero", **options)
+    assert_scores(got.scores, np.array([p.sum(2).T for p in by_layer]), "zero")
+    one = model.attribute(SOURCE, BASE, "z", ("head", "position"), METRIC, kind="zero", layers=[1], **options)
+    assert_scores(one.scores, by_layer[1].sum(2).T, "one layer")
+    # Prompts of unequal length, two sites, two metrics, two pairs, and cells of two layers.
+    long, second = [*SOURCE, 77], fs.metrics.logprob(RIGHT)
+    mapped = [0, 1, 2, 8, -1, 5, 7, 6]
+    measures = {METRIC: difference, second: lambda logits: logits[-1].softmax(-1)[RIGHT].sum().log()}
+    got = model.attribute([long, SOURCE], [BASE, BASE[::-1]], ("resid_mid", "mlp_out"), ("layer", "position"), list(measures), window=2, window_before=1,
+                          source_positions=[mapped, list(range(8))], **options)  # fmt: skip
+    for metric, measure in measures.items():
+        scores = got[metric].per_pair - got[metric].base[:, None, None, None]
+        for pair, (clean, corrupt, places) in enumerate([(long, BASE, mapped), (SOURCE, BASE[::-1], list(range(8)))]):
+            base, source = trace(w, corrupt).sites, trace(w, clean).sites
+            expected = []
+            for site in ("hook_resid_mid", "hook_mlp_out"):
+                names = [f"blocks.{layer}.{site}" for layer in range(len(w.layers))]
+                change = {at: source[at][places] - base[at] for at in names}
+                if places is mapped:
+                    for at in names:
+                        change[at][4] = 0
+                by_layer = [p.sum((1, 2)) for p in on_the_way(w, site, base, change, 3, corrupt, measure)]
+                expected.append([sum(by_layer[max(layer - 1, 0) : layer + 1]) for layer in range(len(w.layers))])
+            assert_scores(scores[pair], np.array(expected), f"{metric} pair {pair}")
+
+
+@pytest.mark.parametrize("kind", ["patch", "zero"])
+def test_activations_on_the_way_add_up(client, kind):
+    """The scores of a site in a layer add up to what changing all of it does."""
+    model = client.model("gqa-tied-sharded")
+    # On its way to 0 the residual itself meets the norm's singularity at its very end, which no sum over steps sees; what is near it needs more of them.
+    for site in ("z", "mlp_post") if kind == "zero" else ("resid_mid", "z", "mlp_post"):
+        got = model.attribute(SOURCE, BASE, site, ("layer",), METRIC, kind=kind, method="ig_activations", steps=256 if kind == "zero" else 64)
+        exact = model.sweep(SOURCE, BASE, site, ("layer",), METRIC, kind=kind)
+        assert np.abs(got.scores - exact.scores).max() <= 1e-3 * np.abs(exact.scores).max()
 
 
 def test_every_differentiable_metric_and_several_pairs(client, exact):
@@ -263,6 +337,7 @@ def test_verify(client, method):
     for metric in (METRIC, second):
         estimates, exact, check = got[metric].scores.ravel(), sweep[metric].scores.ravel(), got[metric].check
         chosen = check.cells
+        assert list(chosen) == choose([got[m].scores for m in (METRIC, second)], 6, 9, 3)
         assert set(np.argsort(-np.abs(estimates), kind="stable")[:6]) <= set(chosen)
         assert 6 + 9 <= len(chosen) <= 2 * 6 + 9
         assert np.isnan(check.exact.ravel()[np.setdiff1d(np.arange(exact.size), chosen)]).all()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fluoroscope as fs
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
+from .chosen import choose
 from .reference import Layer, Norm, Weights, add, frequencies, rotate, trace
 
 RELATIVE = 1e-4
@@ -23,9 +25,10 @@ def difference(logits: Tensor) -> Tensor:
     return logits[-1][RIGHT].mean() - logits[-1][WRONG].mean()
 
 
-def gradients(w: Weights, begin: Tensor, measure=difference) -> dict[str, Tensor]:
+def gradients(w: Weights, begin: Tensor, measure=difference, put: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The gradient in what each receiver reads, by its label. `begin` [pos, d_model]: the first residual. Each receiver has a zero of its own added to what it
-    reads; the gradient in that zero is the gradient through this receiver alone."""
+    reads; the gradient in that zero is the gradient through this receiver alone. `put`: what "attn N" or "mlp N" adds to the residual instead of its own."""
+    put = put or {}
     zeros: dict[str, Tensor] = {}
 
     def read(label: str, residual: Tensor) -> Tensor:
@@ -60,12 +63,14 @@ def gradients(w: Weights, begin: Tensor, measure=difference) -> dict[str, Tensor
                 scores = head_of("q", number, h, residual, layer) @ keys[own].T * layer.score_scale
                 pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
                 attended = attended + pattern @ values[own] @ layer.w_o[h * w.d_head : (h + 1) * w.d_head]
+            if f"attn {number}" in put:
+                attended = residual + put[f"attn {number}"]
             residual = attended
             x = normalized(read(f"mlp {number}", residual), layer.ln2)
             post = w.activation(add(x @ layer.w_in, layer.b_in)) if layer.w_gate is None else None
             if post is None:
                 post = w.activation(add(x @ layer.w_gate, layer.b_gate)) * add(x @ layer.w_in, layer.b_in)
-            residual = residual + add(post @ layer.w_out, layer.b_out)
+            residual = residual + put.get(f"mlp {number}", add(post @ layer.w_out, layer.b_out))
         measure(normalized(read("logits", residual), w.ln_final) @ w.unembed).backward()
     return {label: zero.grad for label, zero in zeros.items()}
 
@@ -145,6 +150,112 @@ def test_eap_ig(client, exact, name):
     assert_scores(got.scores, slow_edges(w, base, source, mean, labels))
 
 
+def moved(source: Tensor, base: Tensor, places: list[int]) -> Tensor:
+    """source - base, where position p of the base prompt takes the source's places[p]; 0 where that is -1."""
+    change = source[places] - base
+    change[[p for p, place in enumerate(places) if place < 0]] = 0
+    return change
+
+
+def slow_activations(w: Weights, base: dict, source: dict, steps: int, labels: tuple[list[str], list[str]], places=EVERYWHERE, measure=difference) -> np.ndarray:
+    """[receivers, senders]: each stage of senders with gradients of its own."""
+    receivers, senders = labels
+    before, after = senders_of(w, base), senders_of(w, source)
+    begin = base["blocks.0.hook_resid_pre"]
+    stages = {"embed": [s for s in senders if s == "embed"]}
+    for layer in range(len(w.layers)):
+        stages[f"attn {layer}"] = [s for s in senders if s.startswith(f"{layer}.")]
+        stages[f"mlp {layer}"] = [s for s in senders if s == f"mlp {layer}"]
+    out = np.zeros((len(receivers), len(senders)))
+    for stage, members in stages.items():
+        part, _, number = stage.partition(" ")
+        site = "blocks.0.hook_resid_pre" if stage == "embed" else f"blocks.{number}.hook_{part}_out"
+        change = moved(source[site], base[site], places)
+        mean: dict[str, Tensor] = {}
+        for i in range(steps):
+            value = base[site] + (i + 0.5) / steps * change
+            found = gradients(w, value, measure) if stage == "embed" else gradients(w, begin, measure, {stage: value})
+            for label, gradient in found.items():
+                if gradient is not None:
+                    mean[label] = mean.get(label, 0) + gradient / steps
+        for i, receiver in enumerate(receivers):
+            for sender in members:
+                if in_front(sender, receiver):
+                    out[i, senders.index(sender)] = (moved(after[sender], before[sender], places) * mean[receiver]).sum()
+    return out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_eap_ig_over_activations(client, exact, name):
+    w, model = exact(name), client.model(name)
+    base, source = trace(w, CLEAN).sites, trace(w, CORRUPT).sites
+    got = model.attribute_edges(CLEAN, CORRUPT, metric=METRIC, method="eap_ig_activations", steps=3)
+    labels = (list(got.axes[0].labels), list(got.axes[1].labels))
+    assert "EAP-IG, activations" in got.convention
+    assert_scores(got.scores, slow_activations(w, base, source, 3, labels))
+
+
+def test_activations_of_prompts_of_unequal_length(client, exact):
+    name = "gqa-tied-sharded"
+    w, model = exact(name), client.model(name)
+    corrupt, places = [*CORRUPT, 77], [0, 1, 2, 8, -1, 5, 7, 6]
+    second = fs.metrics.logprob(RIGHT)
+    base, source = trace(w, CLEAN).sites, trace(w, corrupt).sites
+    got = model.attribute_edges(CLEAN, corrupt, metric=[METRIC, second], method="eap_ig_activations", steps=3, source_positions=places)
+    labels = (list(got.axes[0].labels), list(got.axes[1].labels))
+    for metric, measure in {METRIC: difference, second: lambda logits: logits[-1].softmax(-1)[RIGHT].sum().log()}.items():
+        assert_scores(got[metric].scores, slow_activations(w, base, source, 3, labels, places, measure))
+    # What else is asked for changes no score: neither other senders of the stage nor other receivers.
+    few = model.attribute_edges(CLEAN, corrupt, [(1, 0), ("mlp", 0)], [("q", 2, 1), "logits"], METRIC, method="eap_ig_activations", steps=3,
+                                source_positions=places)  # fmt: skip
+    rows, columns = [labels[0].index(r) for r in ("q 2.1", "logits")], [labels[1].index(s) for s in ("1.0", "mlp 0")]
+    assert_scores(few.scores, got[METRIC].scores[np.ix_(rows, columns)])
+    # A sender that nobody hears.
+    assert not model.attribute_edges(CLEAN, CORRUPT, [("mlp", 2)], [("q", 0, 0)], METRIC, method="eap_ig_activations").scores.any()
+
+
+def test_edges_of_a_stage_add_up(client):
+    """Over activations the edges from a stage to everything behind it add up to what patching that whole stage does."""
+    model = client.model("gqa-tied-sharded")
+    got = model.attribute_edges(CLEAN, CORRUPT, metric=METRIC, method="eap_ig_activations", steps=64)
+    senders = list(got.axes[1].labels)
+    for site, members in (("attn_out", lambda layer: [s for s in senders if s.startswith(f"{layer}.")]), ("mlp_out", lambda layer: [f"mlp {layer}"])):
+        exact = model.sweep(CLEAN, CORRUPT, site, ("layer",), METRIC, direction="noise").scores
+        for layer in range(len(exact)):
+            added = got.scores[:, [senders.index(s) for s in members(layer)]].sum()
+            assert added == pytest.approx(exact[layer], abs=1e-3 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("method", ["eap", "eap_ig_activations"])
+def test_verify(client, method):
+    model = client.model("gqa-tied-sharded")
+    second = fs.metrics.logprob(RIGHT)
+    clean, corrupt = [CLEAN, CORRUPT[::-1]], [CORRUPT, CLEAN[::-1]]
+    ask = {"senders": {"front": [(0, 0), (0, 1), "embed"], "one": [(1, 0)], "mlp": [("mlp", 0)], "h": (0, 2), "i": (0, 3)},
+           "receivers": ["q", "v", "mlps", "logits"], "metric": [METRIC, second]}  # fmt: skip
+    got = model.attribute_edges(clean, corrupt, method=method, verify=(4, 6), seed=3, **ask)
+    direct = model.path_patch(clean, corrupt, mlps="freeze", **ask)
+    assert "direct path alone" in got.convention
+    for metric in (METRIC, second):
+        estimates, exact, check = got[metric].scores.ravel(), direct[metric].scores.ravel(), got[metric].check
+        assert list(check.cells) == choose([got[m].scores for m in (METRIC, second)], 4, 6, 3)
+        assert check.exact.shape == got.values.shape
+        assert np.isnan(np.delete(check.exact.ravel(), check.cells)).all()
+        assert np.abs(check.exact.ravel()[check.cells] - exact[check.cells]).max() < 1e-5
+        assert np.abs(exact[check.cells]).max() > 0
+        spearman = scipy.stats.spearmanr(estimates[check.cells], check.exact.ravel()[check.cells]).statistic
+        assert check.spearman == pytest.approx(spearman, abs=1e-9)
+        best, truly = (check.cells[np.argsort(-np.abs(x[check.cells]), kind="stable")[:4]] for x in (estimates, exact))
+        assert check.precision == pytest.approx(len(set(best) & set(truly)) / 4)
+        assert "Spearman" in repr(got[metric])
+    heads = model.attribute_edges(CLEAN, CORRUPT, "heads", "logits", METRIC, method=method, verify=50)
+    assert heads.check.cells.size == heads.scores.size and heads.by_head().check.exact.shape == heads.by_head().values.shape
+    assert np.array_equal(heads.by_head().check.exact.ravel(), heads.check.exact.ravel())
+    assert model.attribute_edges(CLEAN, CORRUPT, "heads", "logits", METRIC).check is None
+    with pytest.raises(fs.InvalidArgumentError, match="verify.random is 5000; at most 4096"):
+        model.attribute_edges(CLEAN, CORRUPT, metric=METRIC, verify=(1, 5000))
+
+
 def test_sets_positions_pairs_and_metrics(client, exact):
     name = "gqa-tied-sharded"
     w, model = exact(name), client.model(name)
@@ -190,5 +301,5 @@ def test_bad_edges(client):
         model.attribute_edges(CLEAN, CORRUPT, metric=METRIC, method="eap_ig", steps=300)
     with pytest.raises(fs.InvalidArgumentError, match="same number of tokens"):
         model.attribute_edges(CLEAN, CORRUPT[:-1], metric=METRIC, method="eap_ig", source_positions=EVERYWHERE[:-1] + [6])
-    with pytest.raises(ValueError, match="not one of 'eap', 'eap_ig'"):
+    with pytest.raises(ValueError, match="not one of 'eap', 'eap_ig', 'eap_ig_activations'"):
         model.attribute_edges(CLEAN, CORRUPT, metric=METRIC, method="x")

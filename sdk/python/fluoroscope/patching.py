@@ -35,8 +35,13 @@ ATTRIBUTION_METHODS = {
     "grad_x_input": attribution_pb2.ATTRIBUTION_METHOD_GRADIENT_TIMES_INPUT,
     "qk_fix": attribution_pb2.ATTRIBUTION_METHOD_QK_FIX,
     "atp*": attribution_pb2.ATTRIBUTION_METHOD_ATP_STAR,
+    "ig_activations": attribution_pb2.ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS_ACTIVATIONS,
 }
-EDGE_METHODS = {"eap": attribution_pb2.EDGE_METHOD_EAP, "eap_ig": attribution_pb2.EDGE_METHOD_EAP_IG}
+EDGE_METHODS = {
+    "eap": attribution_pb2.EDGE_METHOD_EAP,
+    "eap_ig": attribution_pb2.EDGE_METHOD_EAP_IG,
+    "eap_ig_activations": attribution_pb2.EDGE_METHOD_EAP_IG_ACTIVATIONS,
+}
 
 
 class Patching(ABC):
@@ -299,8 +304,9 @@ class Patching(ABC):
         Args:
           clean, corrupt, site, over, metric: as in `sweep`.
           method: "atp" (attribution patching: (a_source - a_base) * dm/da at the base run); "ig" (the same with the mean gradient over `steps` runs on the way
-            from the base prompt's first residual to the source's); "grad_x_input" (a_base * dm/da); "qk_fix" (as "atp", but a query or key acts through the softmax exactly); "atp*" (AtP* of
-            arXiv:2403.00745: the QK fix, and the mean size over backward passes that each leave one layer out; scores have no sign).
+            from the base prompt's first residual to the source's); "ig_activations" (the mean gradient over `steps` runs in which the site itself, as a whole and in
+            one layer at a time, is on that way); "grad_x_input" (a_base * dm/da); "qk_fix" (as "atp", but a query or key acts through the softmax exactly); "atp*"
+            (AtP* of arXiv:2403.00745: the QK fix, and the mean size over backward passes that each leave one layer out; scores have no sign).
           verify: run the `verify` cells with the largest estimates and as many others, drawn at random, exactly too; a pair gives both numbers. The
             result's `check` then says how good the estimates are.
           options: the other arguments of `sweep`; `kind` is "patch" or "zero".
@@ -317,9 +323,7 @@ class Patching(ABC):
         check_options("attribute", options)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
-        top, random = (verify, verify) if isinstance(verify, int) else verify
-        if top or random:
-            request.verify.top, request.verify.random, request.verify.seed = top, random, plan.request.seed
+        _verify(request, verify, plan.request.seed)
         return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
 
     def attribute_edges(
@@ -332,6 +336,8 @@ class Patching(ABC):
         *,
         method: str = "eap",
         steps: int = 8,
+        verify: int | tuple[int, int] = 0,
+        seed: int = 0,
         timeout: float | None = None,
         **options: Any,
     ) -> PathResult:
@@ -341,7 +347,11 @@ class Patching(ABC):
 
         Args:
           clean, corrupt, senders, receivers, metric: as in `path_patch`; by default the whole graph.
-          method: "eap" (gradients at the base run; arXiv:2310.10348) or "eap_ig" (their mean over `steps` runs between the prompts; arXiv:2403.17806).
+          method: "eap" (gradients at the base run; arXiv:2310.10348); "eap_ig" (their mean over `steps` runs between the prompts; arXiv:2403.17806);
+            "eap_ig_activations" (their mean over `steps` runs in which what the sender and those beside it say is on the way: all heads of its layer, or its
+            layer's MLP, or the embedding; slower, and prompts may be of unequal length).
+          verify: run the `verify` edges with the largest estimates and as many others, drawn at random from `seed`, exactly too; a pair gives both numbers. An
+            edge's exact value is that of `path_patch` with mlps="freeze". The result's `check` then says how good the estimates are.
           options: the other arguments of `path_patch`, but for `mlps` and `norms`: an edge is direct, so nothing on it is frozen.
 
         Returns:
@@ -352,6 +362,7 @@ class Patching(ABC):
         check_options("attribute_edges", options, paths.build)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=EDGE_METHODS[method], steps=steps)
+        _verify(request, verify, seed)
         return read_paths(plan, self._client.stream(_ATTRIBUTE_EDGES, request, timeout), False)
 
     def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
@@ -370,3 +381,9 @@ def check_options(method: str, options: dict[str, Any], build: Callable[..., Any
     unknown = options.keys() - (inspect.signature(build).parameters.keys() - set(but))
     if unknown:
         raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")
+
+
+def _verify(request: attribution_pb2.AttributeRequest | attribution_pb2.AttributeEdgesRequest, verify: int | tuple[int, int], seed: int) -> None:
+    top, random = (verify, verify) if isinstance(verify, int) else verify
+    if top or random:
+        request.verify.top, request.verify.random, request.verify.seed = top, random, seed

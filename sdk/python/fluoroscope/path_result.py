@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fluoroscope.sweep_result import Axis, SweepResult
@@ -34,9 +35,10 @@ class PathResult(SweepResult):
         several = len(receivers) > 1
         axes = [*([receivers] if several else []), Axis("layer", tuple(layers)), Axis("head", tuple(heads))]
         shape = (*per_pair.shape[:2], *(len(axis) for axis in axes))
+        checks = [replace(check, exact=check.exact.reshape(shape[2:])) for check in self._checks]
         title = self._title if several else f"{self._title} to {receivers.labels[0]}"
         return SweepResult(axes, metrics, per_pair.reshape(shape), base, source, self.estimate, self.provenance, self.timing, self.warnings, title,
-                           self.convention, self._checks, self._precisions, metrics[self.metric])  # fmt: skip
+                           self.convention, checks, self._precisions, metrics[self.metric])  # fmt: skip
 
     def plot(self, *, by_head: bool | None = None, **options: Any) -> plotly.graph_objects.Figure:
         """A heat map of receivers by senders; where the senders are all heads, of layers by heads with a slider over receivers.

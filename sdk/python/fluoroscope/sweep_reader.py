@@ -29,10 +29,9 @@ def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"{title}, estimated by {header.convention.partition(':')[0]}"
     shape = tuple(len(axis) for axis in axes)
-    checks = [reader.check(metric, shape) for metric in range(len(header.metrics))] if reader.has_check else ()
     precisions = [check for metric in range(len(header.metrics)) if (check := reader.precision(metric, shape)) is not None]
     return SweepResult(
-        axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), title, header.convention, checks, precisions
+        axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), title, header.convention, reader.checks(shape), precisions
     )
 
 
@@ -48,7 +47,10 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"edges by {header.convention.partition(':')[0]}"
     into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
-    return PathResult(axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), f"{title}, {into}", header.convention)
+    checks = reader.checks(per_pair.shape[2:])
+    return PathResult(
+        axes, _index(header, plan.metrics), per_pair, reader.base, reader.source, *reader.about(), f"{title}, {into}", header.convention, checks
+    )
 
 
 def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Reader:
@@ -172,10 +174,6 @@ class _Reader:
             raise DataLossError("a message has cells that the header does not know")
         return index, values.reshape(len(index), -1)
 
-    @property
-    def has_check(self) -> bool:
-        return self._check is not None
-
     def precision(self, metric: int, shape: tuple[int, ...]) -> PrecisionCheck | None:
         """Of one metric; `shape` is the grid's. None but for fast sweeps."""
         if self._precision is None:
@@ -185,13 +183,17 @@ class _Reader:
         difference, change = self._precision.largest_difference[metric], self._precision.largest_change[metric]
         return PrecisionCheck(cells, exact, difference, change, self._precision.run_ms)
 
-    def check(self, metric: int, shape: tuple[int, ...]) -> AttributionCheck:
-        """Of one metric; `shape` is the grid's."""
-        found = cast(patching_pb2.AttributionCheck, self._check)
-        of_metric = found.metrics[metric]
-        exact = (self.exact[:, :, metric] - self.base[:, None, metric]).mean(0).reshape(shape)
-        spearman = of_metric.spearman if of_metric.HasField("spearman") else float("nan")
-        return AttributionCheck(np.array(found.cells, np.int64), exact, spearman, of_metric.precision, of_metric.top)
+    def checks(self, shape: tuple[int, ...]) -> list[AttributionCheck]:
+        """One per metric; `shape` is the grid's. Empty but for attributions that were asked to verify cells."""
+        if self._check is None:
+            return []
+        cells = np.array(self._check.cells, np.int64)
+        checks = []
+        for metric, found in enumerate(self._check.metrics):
+            exact = (self.exact[:, :, metric] - self.base[:, None, metric]).mean(0).reshape(shape)
+            spearman = found.spearman if found.HasField("spearman") else float("nan")
+            checks.append(AttributionCheck(cells, exact, spearman, found.precision, found.top))
+        return checks
 
 
 def _progress_bar(total: int, shown: bool | None, what: str) -> Any:

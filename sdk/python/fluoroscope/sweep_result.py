@@ -69,7 +69,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class AttributionCheck:
-    """Estimates beside what the cells really do, both as changes from the base run, means over pairs.
+    """Estimates beside what the cells (of edges: the direct paths) really do, both as changes from the base run, means over pairs.
 
     Attributes:
       cells: flat indices (as `ravel()` of a result's `values` counts) of the cells that were run, ascending.

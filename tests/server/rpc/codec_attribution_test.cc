@@ -44,7 +44,9 @@ TEST(CodecAttributionTest, Methods) {
   EXPECT_EQ(method("INTEGRATED_GRADIENTS"), api::AttributionMethod::kIntegratedGradients);
   EXPECT_EQ(method("QK_FIX"), api::AttributionMethod::kQkFix);
   EXPECT_EQ(method("ATP_STAR"), api::AttributionMethod::kAtpStar);
+  EXPECT_EQ(method("INTEGRATED_GRADIENTS_ACTIVATIONS"), api::AttributionMethod::kIntegratedActivations);
   EXPECT_EQ(Edges("")->method, api::EdgeMethod::kEap);
+  EXPECT_EQ(Edges("method: EDGE_METHOD_EAP_IG_ACTIVATIONS")->method, api::EdgeMethod::kEapIgActivations);
   EXPECT_EQ(Edges("method: EDGE_METHOD_EAP_IG")->method, api::EdgeMethod::kEapIg);
 }
 
@@ -53,6 +55,10 @@ TEST(CodecAttributionTest, StepsAndCellsToVerify) {
   EXPECT_EQ(Nodes("steps: 256")->steps, 256u);
   EXPECT_EQ(Edges("steps: 3")->steps, 3u);
   EXPECT_EQ(Nodes("")->verify.top + Nodes("")->verify.random, 0u);
+  EXPECT_EQ(Edges("")->verify.top + Edges("")->verify.random, 0u);
+  EXPECT_EQ(Edges("verify { top: 3 seed: 5 }")->verify.top, 3u);
+  EXPECT_EQ(Edges("verify { top: 3 seed: 5 }")->verify.random, 0u);
+  EXPECT_EQ(Edges("verify { top: 3 seed: 5 }")->verify.seed, 5u);
   const auto request = Nodes("verify { top: 4096 random: 7 seed: 18446744073709551615 }");
   EXPECT_EQ(request->verify.top, 4096u);
   EXPECT_EQ(request->verify.random, 7u);
@@ -65,6 +71,8 @@ TEST(CodecAttributionTest, WhatIsWrongIsNamed) {
   EXPECT_THAT(Nodes("verify { }").status().message(), HasSubstr("verify has neither top nor random"));
   EXPECT_THAT(Nodes("verify { top: 4097 }").status().message(), HasSubstr("verify.top is 4097; at most 4096"));
   EXPECT_THAT(Nodes("verify { random: 4294967295 }").status().message(), HasSubstr("verify.random is 4294967295; at most 4096"));
+  EXPECT_THAT(Edges("verify { seed: 1 }").status().message(), HasSubstr("verify has neither top nor random"));
+  EXPECT_THAT(Edges("verify { random: 4097 }").status().message(), HasSubstr("verify.random is 4097; at most 4096"));
   EXPECT_THAT(Nodes("method: ATTRIBUTION_METHOD_UNSPECIFIED").status().message(), HasSubstr("method"));
   EXPECT_THAT(DecodeAttribute(pb::AttributeRequest(), {}).status().message(), HasSubstr("grid is missing"));
   EXPECT_THAT(DecodeAttributeEdges(pb::AttributeEdgesRequest(), {}).status().message(), HasSubstr("paths is missing"));
