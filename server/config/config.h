@@ -13,6 +13,7 @@ struct ModelConfig {
   std::string name;
   std::string path;
   std::string dtype;  // "", "f32", "bf16", "f16"
+  bool load_on_request = false;
 };
 
 struct Limits {
@@ -46,6 +47,8 @@ struct ServerConfig {
   std::string device = "cpu";
   uint32_t threads = 0;       // resolved by Parse: never 0
   uint64_t memory_bytes = 0;  // resolved by Parse: never 0
+  uint64_t weights_bytes = 0;     // resolved by Parse
+  bool weights_are_given = false;  // and not what was free
   Limits limits;
   uint32_t drain_seconds = 10;
   std::string log_level = "info";
@@ -54,6 +57,8 @@ struct ServerConfig {
   uint32_t end_stuck_seconds = 30;
   JobsConfig jobs;
   HandlesConfig handles;
+  bool allow_loading = false;
+  std::string model_store;  // empty: none
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.
@@ -68,6 +73,8 @@ struct Overrides {
   std::string grpc_address;
   std::string http_address;
   std::string jobs_directory = "";
+  bool allow_loading = false;  // or the file's
+  std::string model_store = "";
 };
 
 // The file (or, when `path` is empty, the defaults) with the command line's word on top, checked.
