@@ -35,8 +35,7 @@ absl::Status Unload(const client::Client& client, const Global& global, const Op
   if (global.json) {
     PrintJson({{"model", options.model}, {"still_in_use", unloaded->still_in_use()}});
   } else {
-    fmt::print("{} is unloaded{}\n", options.model,
-               unloaded->still_in_use() ? "; requests that began before still hold its memory" : "");
+    fmt::print("{} is unloaded{}\n", options.model, unloaded->still_in_use() ? "; requests that began before still hold its memory" : "");
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// Which models a server has, and loading and unloading them: the interface behind proto/fluoroscope/v1/models.proto, which documents meaning
-// and errors.
+// Which models a server has, and loading and unloading them: the interface behind proto/fluoroscope/v1/models.proto, which documents
+// meaning and errors.
 #pragma once
 
 #include <cstdint>

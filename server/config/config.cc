@@ -136,7 +136,7 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   ServerConfig config;
   if (!proto.grpc_address().empty()) config.grpc_address = proto.grpc_address();
   if (!proto.http_address().empty()) config.http_address = proto.http_address();
-  for (const pb::Model& model : proto.models()) 
+  for (const pb::Model& model : proto.models())
     config.models.push_back({model.name(), model.path(), model.dtype(), model.load_on_request()});
   if (!proto.device().name().empty()) config.device = proto.device().name();
   config.threads = proto.device().threads();

@@ -45,9 +45,9 @@ struct ServerConfig {
   std::string http_address = "127.0.0.1:9464";
   std::vector<ModelConfig> models;
   std::string device = "cpu";
-  uint32_t threads = 0;       // resolved by Parse: never 0
-  uint64_t memory_bytes = 0;  // resolved by Parse: never 0
-  uint64_t weights_bytes = 0;     // resolved by Parse
+  uint32_t threads = 0;            // resolved by Parse: never 0
+  uint64_t memory_bytes = 0;       // resolved by Parse: never 0
+  uint64_t weights_bytes = 0;      // resolved by Parse
   bool weights_are_given = false;  // and not what was free
   Limits limits;
   uint32_t drain_seconds = 10;

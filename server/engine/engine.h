@@ -32,15 +32,15 @@ class Jobs;
 
 namespace fluoroscope::engine {
 
-// Owns the models, the loader and prepare threads and the device's executor. Every method may be called from any thread and returns at once;
-// answers come through the callback or sink, on one of the engine's threads, exactly once per call.
+// Owns the models, the loader and prepare threads and the device's executor. Every method may be called from any thread and returns at
+// once; answers come through the callback or sink, on one of the engine's threads, exactly once per call.
 class Engine {
  public:
   template <typename T>
   using Callback = std::function<void(absl::StatusOr<T>)>;
 
-  // Loads the models of the configuration, warms them up and checks their identities; then begins to resume what jobs are unfinished. Slow (seconds); called
-  // once, before serving. `codec`: how jobs are kept.
+  // Loads the models of the configuration, warms them up and checks their identities; then begins to resume what jobs are unfinished. Slow
+  // (seconds); called once, before serving. `codec`: how jobs are kept.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const config::ServerConfig& config, obs::Metrics& metrics,
                                                         std::shared_ptr<const api::GridCodec> codec);
 

@@ -14,8 +14,8 @@
 #include "engine/handle_service.h"
 #include "engine/job_work.h"
 #include "engine/load_model.h"
-#include "engine/model_service.h"
 #include "engine/loaded_model.h"
+#include "engine/model_service.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
 #include "engine/self_check.h"
@@ -230,7 +230,8 @@ class EngineImpl final : public Engine {
 
   template <typename T>
   void Prepare(api::CallContext call, Callback<T> done, std::function<absl::StatusOr<T>()> compute) {
-    Post(std::move(call), [done, compute = std::move(compute)] { done(tensor::GuardTorch(compute)); }, done);
+    Post(
+        std::move(call), [done, compute = std::move(compute)] { done(tensor::GuardTorch(compute)); }, done);
   }
 
   // Has a run planned and submitted on the prepare thread; whatever stands in the way reaches the sink.

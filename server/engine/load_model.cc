@@ -4,10 +4,10 @@
 
 #include "base/status_macros.h"
 #include "generate/decode_pool.h"
+#include "model/half_products.h"
 #include "obs/metrics.h"
 #include "obs/version.h"
 #include "run/batch_pool.h"
-#include "model/half_products.h"
 #include "sweep/fast_sweep_run.h"
 #include "tensor/counting_allocator.h"
 #include "tokenizer/chat_template.h"

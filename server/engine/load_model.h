@@ -30,7 +30,8 @@ struct LoadOptions {
 // Reads weights and tokenizer (which may be missing), and sets the model's gauges. The weights keep `charge` as long as anybody holds them.
 // Takes seconds, on one thread that ComputeAlone (tensor/compute_threads.h). Errors name the model.
 absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig& config, const LoadOptions& options,
-                                                       std::shared_ptr<const residency::WeightBudget::Charge> charge, obs::Metrics& metrics);
+                                                       std::shared_ptr<const residency::WeightBudget::Charge> charge,
+                                                       obs::Metrics& metrics);
 
 // `threads`: of LibTorch. The fields of a single run stay empty.
 api::Provenance ProvenanceOf(const LoadedModel& model, uint32_t threads);

@@ -33,7 +33,8 @@ absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutt
 
 // Clients name models and learn nothing of where they lie.
 absl::Status WithoutPath(const absl::Status& status, const Source& source) {
-  return absl::Status(status.code(), absl::StrReplaceAll(std::string(status.message()), {{source.path + "/", ""}, {source.path, "its directory"}}));
+  return absl::Status(status.code(),
+                      absl::StrReplaceAll(std::string(status.message()), {{source.path + "/", ""}, {source.path, "its directory"}}));
 }
 
 api::ModelState StateOf(State state) {
@@ -96,6 +97,7 @@ api::ModelList ModelService::List() const {
   if (engine_.config.allow_loading)
     for (const std::string& name : store_.Names()) others[name].name = name;
   for (const ModelTable::Line& line : table_.List()) {
+    if (line.in_store && line.state == State::kAvailable) continue;  // the store knows better whether it is still there
     others.erase(line.name);
     if (line.model != nullptr) {
       list.loaded.push_back(AsLoaded(line.model)->Info());
@@ -136,9 +138,10 @@ absl::Status ModelService::CheckAllowed() const {
 }
 
 absl::StatusOr<Source> ModelService::SourceOf(const std::string& name) const {
-  if (absl::StatusOr<Source> known = table_.SourceOf(name); known.ok()) return known;
+  // What lies in the store is looked at anew each time.
+  if (absl::StatusOr<Source> known = table_.SourceOf(name); known.ok() && !known->in_store) return known;
   absl::StatusOr<std::string> path = store_.Find(name);
-  if (path.ok()) return Source{name, *std::move(path), ""};
+  if (path.ok()) return Source{name, *std::move(path), "", /*in_store=*/true};
   if (!absl::IsNotFound(path.status())) return path.status();
   std::string names;
   const api::ModelList list = List();
@@ -174,8 +177,9 @@ void ModelService::Request(const Source& source, const std::string& dtype, bool 
   Source wanted = source;
   if (!dtype.empty()) wanted.dtype = dtype;
   if (!loader_.Post([this, wanted = std::move(wanted), at_start, progress] { LoadNow(wanted, at_start, *progress); }))
-    table_.Failed(source.name, stopping_ ? ShuttingDown()
-                                         : absl::ResourceExhaustedError(absl::StrCat(kMaxLoads, " loads are waiting already; try again later")));
+    table_.Failed(source.name, stopping_
+                                   ? ShuttingDown()
+                                   : absl::ResourceExhaustedError(absl::StrCat(kMaxLoads, " loads are waiting already; try again later")));
 }
 
 void ModelService::LoadNow(const Source& source, bool at_start, residency::LoadProgress& progress) {
@@ -192,8 +196,7 @@ void ModelService::LoadNow(const Source& source, bool at_start, residency::LoadP
   Changed();
 }
 
-absl::StatusOr<std::shared_ptr<LoadedModel>> ModelService::TryLoad(const Source& source, bool at_start,
-                                                                   residency::LoadProgress& progress) {
+absl::StatusOr<std::shared_ptr<LoadedModel>> ModelService::TryLoad(const Source& source, bool at_start, residency::LoadProgress& progress) {
   const config::ModelConfig config{source.name, source.path, source.dtype};
   absl::StatusOr<uint64_t> bytes = model::Model::Measure(source.path, {source.dtype, device_});
   if (!bytes.ok())

@@ -29,8 +29,8 @@ namespace fluoroscope::engine {
 
 // Owns the table of models, the budget for their weights and the loader thread, which loads one model after the other: it reads, hashes and
 // converts beside the executor, without OpenMP threads of its own, and has the executor check the identities as ordinary work. What holds a
-// model beyond the table are shared pointers: plans, pools and replies of requests; whoever drops the last one gives the memory back. Methods
-// may be called from any thread but where they say otherwise.
+// model beyond the table are shared pointers: plans, pools and replies of requests; whoever drops the last one gives the memory back.
+// Methods may be called from any thread but where they say otherwise.
 class ModelService final : public api::Models {
  public:
   // What it needs of the engine, which outlives it; the executor only until Stop.

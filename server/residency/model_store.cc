@@ -24,9 +24,10 @@ bool IsName(const std::string& name) {
 
 absl::StatusOr<std::string> ModelStore::Find(const std::string& name) const {
   if (!IsName(name))
-    return absl::InvalidArgumentError(absl::StrCat("model is \"", absl::CEscape(name.substr(0, kLongestName)),
-                                                   "\", which cannot name a model: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' are allowed, not "
-                                                   "beginning with '.'; a model is named, never by a path"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model is \"", absl::CEscape(name.substr(0, kLongestName)),
+                     "\", which cannot name a model: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' are allowed, not "
+                     "beginning with '.'; a model is named, never by a path"));
   const absl::Status missing = absl::NotFoundError(absl::StrCat("no model '", name, "'"));
   if (directory_.empty()) return missing;
   std::error_code error;

@@ -109,6 +109,7 @@ std::vector<ModelTable::Line> ModelTable::List() const {
   for (const auto& [name, entry] : entries_) {
     Line line;
     line.name = name;
+    line.in_store = entry.source.in_store;
     line.model = entry.model;
     if (entry.model != nullptr) {
       line.state = State::kLoaded;

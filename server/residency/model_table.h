@@ -26,7 +26,8 @@ class Resident {
 // Where a model comes from.
 struct Source {
   std::string name, path;
-  std::string dtype;  // empty: the file's
+  std::string dtype;      // empty: the file's
+  bool in_store = false;  // and not in the configuration: it is there as long as the store has it
 };
 
 enum class State { kAvailable, kLoading, kLoaded, kUnloading };
@@ -68,7 +69,8 @@ class ModelTable {
   struct Line {
     std::string name;
     State state = State::kAvailable;
-    Model model;                             // when loaded
+    bool in_store = false;
+    Model model;                               // when loaded
     uint64_t done_bytes = 0, total_bytes = 0;  // when loading
   };
   // Everything that is known, by name.

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "api/plan.h"
 #include "api/models.h"
+#include "api/plan.h"
 #include "api/results.h"
 #include "api/weights.h"
 #include "fluoroscope/v1/models.pb.h"

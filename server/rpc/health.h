@@ -17,9 +17,9 @@
 
 namespace fluoroscope::rpc {
 
-// Answers for "" (the server as a whole), for the named services, which are all serving or all not, and for each model by its name, which is
-// serving while it is loaded. (gRPC's own default health service
-// is not used: it says SERVING for "" from the first moment.) All methods are safe from any thread.
+// Answers for "" (the server as a whole), for the named services, which are all serving or all not, and for each model by its name, which
+// is serving while it is loaded. (gRPC's own default health service is not used: it says SERVING for "" from the first moment.) All methods
+// are safe from any thread.
 class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:
   explicit HealthService(std::vector<std::string> services);

@@ -37,8 +37,7 @@ ServerUnaryReactor* ModelsService::LoadModel(CallbackServerContext* context, con
       state_, *context, "Models.LoadModel", *in, out,
       [](const pb::LoadModelRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
         FS_ASSIGN_OR_RETURN(api::LoadModelRequest request, DecodeLoadModel(message));
-        engine.models().Load(std::move(request), call,
-                             Encoded<pb::LoadModelReply, api::LoadModelReply>(std::move(done), EncodeLoaded));
+        engine.models().Load(std::move(request), call, Encoded<pb::LoadModelReply, api::LoadModelReply>(std::move(done), EncodeLoaded));
         return absl::OkStatus();
       });
 }

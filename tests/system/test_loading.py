@@ -209,7 +209,7 @@ def test_a_model_of_the_configuration_comes_back_and_its_handles_with_it(client,
     (handle,) = [part.handle for part in parts if part.WhichOneof("part") == "handle"]
 
     def get():
-        return [part.WhichOneof("part") for part in client.call("fluoroscope.v1.Handles/Get", id=handle.id, metadata=who)]
+        return [part.WhichOneof("part") for part in client.call("fluoroscope.v1.Handles/Get", handle=handle.id, metadata=who)]
 
     before = get()
     assert not unload(client, "tiny")

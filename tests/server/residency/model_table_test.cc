@@ -117,7 +117,8 @@ TEST(ModelTableTest, UnknownNamesSayWhatIsLoaded) {
 TEST(ModelTableTest, AWaiterMayUnload) {
   ModelTable table;
   std::shared_ptr<LoadProgress> progress;
-  table.Request({"m", "/m", ""}, [&](const auto& model, bool) { EXPECT_EQ(table.Remove("m").value(), *model); }, &progress);
+  table.Request(
+      {"m", "/m", ""}, [&](const auto& model, bool) { EXPECT_EQ(table.Remove("m").value(), *model); }, &progress);
   table.Loaded("m", std::make_shared<Fake>());
   EXPECT_FALSE(table.Find("m").ok());
 }
@@ -135,7 +136,8 @@ TEST(ModelTableTest, ConcurrentLoadsUsesAndUnloads) {
           const std::string name = which == 0 ? "a" : "b";
           std::shared_ptr<LoadProgress> progress;
           ++asked;
-          const auto answer = table.Request({name, "/", ""}, [&](const auto& model, bool) { (void)model, ++answered; }, &progress);
+          const auto answer = table.Request(
+              {name, "/", ""}, [&](const auto& model, bool) { (void)model, ++answered; }, &progress);
           if (answer == ModelTable::Answer::kLoad) {
             EXPECT_EQ(++loading[which], 1);  // nobody else loads it
             ++loads;
