@@ -81,13 +81,6 @@ std::unique_ptr<grpc::ClientContext> Client::NewContext() const {
   return context;
 }
 
-absl::StatusOr<std::vector<v1::ModelInfo>> Client::ListModels() const {
-  v1::ListModelsReply reply;
-  const grpc::Status status = models_->ListModels(NewContext().get(), v1::ListModelsRequest(), &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return std::vector<v1::ModelInfo>(reply.models().begin(), reply.models().end());
-}
-
 absl::StatusOr<v1::ServerStatus> Client::GetStatus() const {
   v1::ServerStatus reply;
   const grpc::Status status = server_->GetStatus(NewContext().get(), v1::GetStatusRequest(), &reply);

@@ -52,6 +52,12 @@ class Client {
   static absl::StatusOr<Client> Connect(const std::string& target, Options options = {});
 
   absl::StatusOr<std::vector<v1::ModelInfo>> ListModels() const;
+  // The same with those that are not loaded, and what weights hold of the memory for them.
+  absl::StatusOr<v1::ListModelsReply> ListAllModels() const;
+  // Waits until the model can be used, unless a call timeout says otherwise; the load goes on in any case. `dtype`: "f32", "bf16", "f16",
+  // or empty for the model's own.
+  absl::StatusOr<v1::LoadModelReply> LoadModel(const std::string& model, const std::string& dtype = "") const;
+  absl::StatusOr<v1::UnloadModelReply> UnloadModel(const std::string& model) const;
   absl::StatusOr<v1::GetModelReply> GetModel(const std::string& model) const;
   absl::StatusOr<v1::TokenizeReply> Tokenize(const v1::TokenizeRequest& request) const;
   absl::StatusOr<v1::DetokenizeReply> Detokenize(const v1::DetokenizeRequest& request) const;

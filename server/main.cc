@@ -43,6 +43,8 @@ ABSL_FLAG(
 ABSL_FLAG(std::string, grpc_address, "", "Where to listen for gRPC, host:port; port 0 takes a free one. Default 127.0.0.1:7070.");
 ABSL_FLAG(std::string, http_address, "", "Where to serve /metrics, /healthz and /readyz, host:port. Default 127.0.0.1:9464.");
 ABSL_FLAG(std::string, jobs_directory, "", "Where jobs and their results are kept; without it there are none.");
+ABSL_FLAG(bool, allow_loading, false, "Lets clients load and unload models while the server runs.");
+ABSL_FLAG(std::string, model_store, "", "A directory whose subdirectories clients may load as models; needs --allow_loading.");
 ABSL_FLAG(std::string, port_file, "", "Written when the server is ready: lines grpc=PORT and http=PORT.");
 
 namespace fluoroscope {
@@ -79,7 +81,9 @@ absl::StatusOr<config::ServerConfig> ConfigFromFlags() {
   config::Overrides overrides{.models = {},
                               .grpc_address = absl::GetFlag(FLAGS_grpc_address),
                               .http_address = absl::GetFlag(FLAGS_http_address),
-                              .jobs_directory = absl::GetFlag(FLAGS_jobs_directory)};
+                              .jobs_directory = absl::GetFlag(FLAGS_jobs_directory),
+                              .allow_loading = absl::GetFlag(FLAGS_allow_loading),
+                              .model_store = absl::GetFlag(FLAGS_model_store)};
   for (const std::string& model : absl::GetFlag(FLAGS_model)) {
     const size_t equals = model.find('=');
     if (equals == std::string::npos)

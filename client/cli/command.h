@@ -24,6 +24,7 @@ using Action = std::function<absl::Status(const client::Client&)>;
 
 // Each adds its subcommand to `app`; when it is the one chosen, `*action` is set. `global` outlives the action.
 void AddModels(CLI::App& app, const Global& global, Action* action);
+void AddLoading(CLI::App& app, const Global& global, Action* action);  // load, unload
 void AddHooks(CLI::App& app, const Global& global, Action* action);
 void AddRun(CLI::App& app, const Global& global, Action* action);
 void AddGenerate(CLI::App& app, const Global& global, Action* action);

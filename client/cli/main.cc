@@ -62,6 +62,7 @@ int Main(int argc, char** argv) {
       ->option_text("NAME");
   app.add_flag("--json", global.json, "One JSON document instead of a table");
   AddModels(app, global, &action);
+  AddLoading(app, global, &action);
   AddHooks(app, global, &action);
   AddRun(app, global, &action);
   AddGenerate(app, global, &action);

@@ -7,8 +7,29 @@
 namespace fluoroscope::cli {
 namespace {
 
+const char* StateName(v1::UnloadedModel::State state) {
+  switch (state) {
+    case v1::UnloadedModel::STATE_AVAILABLE:
+      return "available";
+    case v1::UnloadedModel::STATE_LOADING:
+      return "loading";
+    case v1::UnloadedModel::STATE_UNLOADING:
+      return "unloading";
+    default:
+      return "unknown";
+  }
+}
+
+nlohmann::ordered_json ToJson(const v1::UnloadedModel& model) {
+  return {{"name", model.name()},
+          {"state", StateName(model.state())},
+          {"loaded_bytes", model.loaded_bytes()},
+          {"total_bytes", model.total_bytes()}};
+}
+
 nlohmann::ordered_json ToJson(const v1::ModelInfo& model) {
   return {{"name", model.name()},
+          {"state", "loaded"},
           {"family", model.family()},
           {"layers", model.layers()},
           {"d_model", model.d_model()},
@@ -29,16 +50,22 @@ nlohmann::ordered_json ToJson(const v1::ModelInfo& model) {
 }
 
 absl::Status Run(const client::Client& client, const Global& global) {
-  auto models = client.ListModels();
+  auto models = client.ListAllModels();
   if (!models.ok()) return models.status();
   if (global.json) {
     auto list = nlohmann::ordered_json::array();
-    for (const v1::ModelInfo& model : *models) list.push_back(ToJson(model));
-    PrintJson({{"models", list}});
+    for (const v1::ModelInfo& model : models->models()) list.push_back(ToJson(model));
+    auto others = nlohmann::ordered_json::array();
+    for (const v1::UnloadedModel& model : models->others()) others.push_back(ToJson(model));
+    PrintJson({{"models", list},
+               {"others", others},
+               {"weights_bytes", models->weights_bytes()},
+               {"weights_budget_bytes", models->weights_budget_bytes()}});
     return absl::OkStatus();
   }
   constexpr Align kRight = Align::kRight;
   Table table({{"MODEL"},
+               {"STATE"},
                {"FAMILY"},
                {"LAYERS", kRight},
                {"D_MODEL", kRight},
@@ -50,10 +77,16 @@ absl::Status Run(const client::Client& client, const Global& global) {
                {"WEIGHTS", kRight},
                {"DTYPE"},
                {"DEVICE"}});
-  for (const v1::ModelInfo& m : *models) {
-    table.Add({m.name(), m.family(), std::to_string(m.layers()), std::to_string(m.d_model()), std::to_string(m.heads()),
+  for (const v1::ModelInfo& m : models->models()) {
+    table.Add({m.name(), "loaded", m.family(), std::to_string(m.layers()), std::to_string(m.d_model()), std::to_string(m.heads()),
                std::to_string(m.kv_heads()), std::to_string(m.vocabulary()), std::to_string(m.context()), Count(m.parameters()),
                Bytes(m.weight_bytes()), m.dtype(), m.device()});
+  }
+  for (const v1::UnloadedModel& m : models->others()) {
+    const bool loading = m.state() == v1::UnloadedModel::STATE_LOADING && m.total_bytes() > 0;
+    const std::string state =
+        loading ? fmt::format("loading {}%", 100 * m.loaded_bytes() / m.total_bytes()) : std::string(StateName(m.state()));
+    table.Add({m.name(), state, "", "", "", "", "", "", "", "", "", "", ""});
   }
   fmt::print("{}", table.ToString(WantsColour(stdout)));
   return absl::OkStatus();
@@ -62,7 +95,7 @@ absl::Status Run(const client::Client& client, const Global& global) {
 }  // namespace
 
 void AddModels(CLI::App& app, const Global& global, Action* action) {
-  CLI::App* command = app.add_subcommand("models", "The models that the server holds");
+  CLI::App* command = app.add_subcommand("models", "The models that the server holds, and those that it could load");
   command->callback([&global, action] { *action = [&global](const client::Client& client) { return Run(client, global); }; });
 }
 

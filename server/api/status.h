@@ -20,6 +20,7 @@ struct WorkStatus {
 
 struct ServerStatus {
   uint64_t admitted_bytes = 0, budget_bytes = 0;
+  uint64_t weights_bytes = 0, weights_budget_bytes = 0;
   double uptime_seconds = 0, busy_seconds = 0;
   uint64_t finished_requests = 0;
   std::vector<WorkStatus> works;

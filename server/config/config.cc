@@ -3,6 +3,7 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <set>
@@ -57,8 +58,9 @@ bool GoodName(const std::string& name) {
   return true;
 }
 
-absl::Status CheckModels(const std::vector<ModelConfig>& models) {
-  if (models.empty()) {
+absl::Status CheckModels(const ServerConfig& config) {
+  const std::vector<ModelConfig>& models = config.models;
+  if (models.empty() && config.model_store.empty()) {
     return Invalid("models is empty: name at least one, for instance models { name: \"smollm2-135m\" path: \"/path/to/directory\" }");
   }
   std::set<std::string> names;
@@ -74,7 +76,18 @@ absl::Status CheckModels(const std::vector<ModelConfig>& models) {
     if (!model.dtype.empty() && model.dtype != "f32" && model.dtype != "bf16" && model.dtype != "f16") {
       return Invalid(field, "dtype is \"", model.dtype, "\"; it must be f32, bf16 or f16, or absent for the file's own");
     }
+    if (model.load_on_request && !config.allow_loading)
+      return Invalid(field, "load_on_request needs allow_loading: true; without it nobody could load the model");
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStore(const ServerConfig& config) {
+  if (config.model_store.empty()) return absl::OkStatus();
+  if (!config.allow_loading) return Invalid("model_store needs allow_loading: true; without it nobody could load its models");
+  std::error_code error;
+  if (!std::filesystem::is_directory(config.model_store, error))
+    return Invalid("model_store is \"", config.model_store, "\", which is not a directory that can be read");
   return absl::OkStatus();
 }
 
@@ -130,10 +143,14 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   ServerConfig config;
   if (!proto.grpc_address().empty()) config.grpc_address = proto.grpc_address();
   if (!proto.http_address().empty()) config.http_address = proto.http_address();
-  for (const pb::Model& model : proto.models()) config.models.push_back({model.name(), model.path(), model.dtype()});
+  for (const pb::Model& model : proto.models())
+    config.models.push_back({model.name(), model.path(), model.dtype(), model.load_on_request()});
   if (!proto.device().name().empty()) config.device = proto.device().name();
   config.threads = proto.device().threads();
   FS_ASSIGN_OR_RETURN(config.memory_bytes, BytesOf("device.memory_mib", proto.device().memory_mib()));
+  FS_ASSIGN_OR_RETURN(config.weights_bytes, BytesOf("device.weights_mib", proto.device().weights_mib()));
+  config.allow_loading = proto.allow_loading();
+  config.model_store = proto.model_store();
   Take(proto.limits().max_receive_mib(), config.limits.max_receive_mib);
   Take(proto.limits().max_queue(), config.limits.max_queue);
   Take(proto.limits().max_prompts(), config.limits.max_prompts);
@@ -179,7 +196,8 @@ absl::StatusOr<ServerConfig> ParseUnchecked(const std::string& textproto) {
 absl::Status Finish(ServerConfig& config) {
   FS_RETURN_IF_ERROR(CheckAddress("grpc_address", config.grpc_address));
   FS_RETURN_IF_ERROR(CheckAddress("http_address", config.http_address));
-  FS_RETURN_IF_ERROR(CheckModels(config.models));
+  FS_RETURN_IF_ERROR(CheckModels(config));
+  FS_RETURN_IF_ERROR(CheckStore(config));
   FS_RETURN_IF_ERROR(CheckDevice(config));
   FS_RETURN_IF_ERROR(CheckLimits(config.limits));
   if (config.log_level != "debug" && config.log_level != "info" && config.log_level != "warn" && config.log_level != "error") {
@@ -187,10 +205,13 @@ absl::Status Finish(ServerConfig& config) {
   }
   if (config.drain_seconds > 3600) return Invalid("drain_seconds is ", config.drain_seconds, "; at most 3600 are allowed");
   if (config.threads == 0) config.threads = std::max(1u, std::thread::hardware_concurrency());
+  const uint64_t free_bytes = MemAvailable();
   if (config.memory_bytes == 0) {
-    config.memory_bytes = MemAvailable() / 2;
+    config.memory_bytes = free_bytes / 2;
     if (config.memory_bytes == 0) return Invalid("device.memory_mib is absent and /proc/meminfo does not say what is free; give a number");
   }
+  config.weights_are_given = config.weights_bytes != 0;
+  if (!config.weights_are_given && free_bytes > config.memory_bytes) config.weights_bytes = free_bytes - config.memory_bytes;
   FS_RETURN_IF_ERROR(FinishHandles(config));
   return FinishGeneration(config);
 }
@@ -217,6 +238,8 @@ absl::StatusOr<ServerConfig> Load(const std::string& path, const Overrides& over
     if (!overrides.grpc_address.empty()) config->grpc_address = overrides.grpc_address;
     if (!overrides.http_address.empty()) config->http_address = overrides.http_address;
     if (!overrides.jobs_directory.empty()) config->jobs.directory = overrides.jobs_directory;
+    if (overrides.allow_loading) config->allow_loading = true;
+    if (!overrides.model_store.empty()) config->model_store = overrides.model_store;
     status = Finish(*config);
   }
   if (status.ok()) return config;

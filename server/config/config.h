@@ -14,6 +14,7 @@ struct ModelConfig {
   std::string name;
   std::string path;
   std::string dtype;  // "", "f32", "bf16", "f16"
+  bool load_on_request = false;
 };
 
 struct Limits {
@@ -49,8 +50,10 @@ struct ServerConfig {
   std::string http_address = "127.0.0.1:9464";
   std::vector<ModelConfig> models;
   std::string device = "cpu";
-  uint32_t threads = 0;       // resolved by Parse: never 0
-  uint64_t memory_bytes = 0;  // resolved by Parse: never 0
+  uint32_t threads = 0;            // resolved by Parse: never 0
+  uint64_t memory_bytes = 0;       // resolved by Parse: never 0
+  uint64_t weights_bytes = 0;      // resolved by Parse
+  bool weights_are_given = false;  // and not what was free
   Limits limits;
   uint32_t drain_seconds = 10;
   std::string log_level = "info";
@@ -60,6 +63,8 @@ struct ServerConfig {
   JobsConfig jobs;
   HandlesConfig handles;
   GenerationConfig generation;
+  bool allow_loading = false;
+  std::string model_store;  // empty: none
 };
 
 // Parses a textproto and checks every field. INVALID_ARGUMENT names the field (or line and column), what was wrong and what is allowed.
@@ -74,6 +79,8 @@ struct Overrides {
   std::string grpc_address;
   std::string http_address;
   std::string jobs_directory = "";
+  bool allow_loading = false;  // or the file's
+  std::string model_store = "";
 };
 
 // The file (or, when `path` is empty, the defaults) with the command line's word on top, checked.

@@ -12,6 +12,7 @@
 #include "api/generate.h"
 #include "api/grid_codec.h"
 #include "api/handles.h"
+#include "api/models.h"
 #include "api/path.h"
 #include "api/plan.h"
 #include "api/results.h"
@@ -31,21 +32,22 @@ class Jobs;
 
 namespace fluoroscope::engine {
 
-// Owns the models, the prepare thread and the device's executor. Every method may be called from any thread and returns at once;
-// answers come through the callback or sink, on one of the engine's threads, exactly once per call.
+// Owns the models, the loader and prepare threads and the device's executor. Every method may be called from any thread and returns at
+// once; answers come through the callback or sink, on one of the engine's threads, exactly once per call.
 class Engine {
  public:
   template <typename T>
   using Callback = std::function<void(absl::StatusOr<T>)>;
 
-  // Loads all models, warms them up and checks their identities; then begins to resume what jobs are unfinished. Slow (seconds); called
-  // once, before serving. `codec`: how jobs are kept.
+  // Loads the models of the configuration, warms them up and checks their identities; then begins to resume what jobs are unfinished. Slow
+  // (seconds); called once, before serving. `codec`: how jobs are kept.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const config::ServerConfig& config, obs::Metrics& metrics,
                                                         std::shared_ptr<const api::GridCodec> codec);
 
   virtual ~Engine() = default;
 
-  virtual std::vector<api::ModelInfo> ListModels() const = 0;
+  // Which models there are; loading and unloading. Lives as long as the engine.
+  virtual api::Models& models() = 0;
   virtual absl::StatusOr<api::ModelDetails> GetModel(const std::string& name) const = 0;
   virtual void Tokenize(const std::string& model, std::vector<api::Prompt> prompts, api::CallContext call,
                         Callback<std::vector<api::RowInfo>> done) = 0;

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <future>
-#include <map>
 #include <mutex>
 
 #include "base/status_macros.h"
@@ -16,6 +15,7 @@
 #include "engine/job_work.h"
 #include "engine/load_model.h"
 #include "engine/loaded_model.h"
+#include "engine/model_service.h"
 #include "engine/one_call.h"
 #include "engine/plan_builder.h"
 #include "engine/self_check.h"
@@ -38,12 +38,14 @@ namespace {
 // full.
 size_t PrepareQueue(const config::ServerConfig& config) { return std::max<size_t>(64, config.limits.max_queue); }
 
-// The models are fixed after Create, so that reading them needs no lock. The executor and the prepare thread own their own state.
+// Each of its parts guards its own state. Members are in the order in which they may use each other.
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const config::ServerConfig& config, obs::Metrics& metrics, std::shared_ptr<const api::GridCodec> codec)
       : config_(config),
         metrics_(metrics),
+        models_({config_, metrics_, executor_,
+                 [this](auto call, auto task, auto refuse) { Post(std::move(call), std::move(task), std::move(refuse)); }}),
         handles_(config, executor_, metrics,
                  {.find = [this](const std::string& name) { return Find(name); },
                   .prepare = [this](auto call, auto sink, auto plan) { PrepareInto(std::move(call), std::move(sink), std::move(plan)); },
@@ -57,30 +59,26 @@ class EngineImpl final : public Engine {
   ~EngineImpl() override {
     timer_.request_stop();
     if (timer_.joinable()) timer_.join();
+    models_.Stop();
     if (jobs_ != nullptr) jobs_->Close();  // it starts nothing any more
     prepare_.Stop();
   }
 
   absl::Status Start(at::Device device) {
-    // Loading runs on the executor's thread: a second thread that computes would leave OpenMP threads of its own behind, and libgomp stops
-    // spinning altogether once it has more threads than cores (a third of a short forward was lost to that).
-    FS_RETURN_IF_ERROR(OnExecutor([] {
+    models_.BecomeAlone();
+    FS_RETURN_IF_ERROR(OnExecutor([this] {
+      at::set_num_threads(static_cast<int>(config_.threads));
       tensor::PlaceComputeThreads();
       return absl::OkStatus();
     }));
-    for (const config::ModelConfig& model : config_.models) FS_RETURN_IF_ERROR(OnExecutor([&] { return Load(model, device); }));
-    for (const auto& [name, model] : models_) FS_RETURN_IF_ERROR(CheckNow(model, executor_, metrics_));
+    FS_RETURN_IF_ERROR(models_.Start(device));
     FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
     jobs_->Begin();
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
     return absl::OkStatus();
   }
 
-  std::vector<api::ModelInfo> ListModels() const override {
-    std::vector<api::ModelInfo> infos;
-    for (const auto& [name, model] : models_) infos.push_back(model->Info());
-    return infos;
-  }
+  api::Models& models() override { return models_; }
 
   absl::StatusOr<api::ModelDetails> GetModel(const std::string& name) const override {
     FS_ASSIGN_OR_RETURN(const std::shared_ptr<LoadedModel> model, Find(name));
@@ -186,13 +184,14 @@ class EngineImpl final : public Engine {
 
   void Poke() override { executor_.Poke(); }
 
-  api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes); }
+  api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes, models_.budget()); }
 
   bool Healthy() const override { return executor_.Healthy(); }
 
   void Drain(std::chrono::milliseconds grace) override {
     draining_ = true;
     timer_.request_stop();
+    models_.Stop();
     jobs_->Suspend();
     prepare_.Stop();  // what was accepted reaches the executor before it drains
     executor_.Drain(grace);
@@ -207,18 +206,7 @@ class EngineImpl final : public Engine {
     return result.get();
   }
 
-  absl::Status Load(const config::ModelConfig& config, at::Device device) {
-    FS_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModel(config, config_.device, device, metrics_));
-    models_.emplace(model->name, std::move(model));
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<std::shared_ptr<LoadedModel>> Find(const std::string& name) const {
-    if (const auto it = models_.find(name); it != models_.end()) return it->second;
-    std::string known;
-    for (const auto& [other, model] : models_) known += (known.empty() ? "" : ", ") + other;
-    return absl::NotFoundError("no model '" + name + "'; loaded: " + (known.empty() ? "none" : known));
-  }
+  absl::StatusOr<std::shared_ptr<LoadedModel>> Find(const std::string& name) const { return models_.Find(name); }
 
   static absl::Status StillWanted(const api::CallContext& call) {
     if (call.cancel.cancelled()) return absl::CancelledError("the client went away");
@@ -228,8 +216,7 @@ class EngineImpl final : public Engine {
   }
 
   // Called with the refusal when a call cannot even be queued.
-  template <typename F>
-  void RefuseBusy(F&& refuse) {
+  void RefuseBusy(const std::function<void(absl::Status)>& refuse) {
     if (draining_) {
       metrics_.CountRejection(obs::Rejection::kDraining);
       return refuse(absl::UnavailableError("the server is shutting down"));
@@ -239,13 +226,19 @@ class EngineImpl final : public Engine {
                                         " requests); try again later"));
   }
 
+  // Has `task` done on the prepare thread, if the call is still wanted by then, or `refuse` called.
+  void Post(api::CallContext call, std::function<void()> task, std::function<void(absl::Status)> refuse) {
+    const bool posted = prepare_.Post([call = std::move(call), task = std::move(task), refuse] {
+      absl::Status wanted = StillWanted(call);
+      wanted.ok() ? task() : refuse(std::move(wanted));
+    });
+    if (!posted) RefuseBusy(refuse);
+  }
+
   template <typename T>
   void Prepare(api::CallContext call, Callback<T> done, std::function<absl::StatusOr<T>()> compute) {
-    const bool posted = prepare_.Post([call, done, compute = std::move(compute)] {
-      const absl::Status wanted = StillWanted(call);
-      wanted.ok() ? done(tensor::GuardTorch(compute)) : done(wanted);
-    });
-    if (!posted) RefuseBusy([&](absl::Status status) { done(std::move(status)); });
+    Post(
+        std::move(call), [done, compute = std::move(compute)] { done(tensor::GuardTorch(compute)); }, done);
   }
 
   // Has a run planned and submitted on the prepare thread; whatever stands in the way reaches the sink.
@@ -261,12 +254,12 @@ class EngineImpl final : public Engine {
 
   template <typename Sink>
   void PrepareInto(api::CallContext call, std::shared_ptr<Sink> sink, std::function<absl::Status()> plan) {
-    const bool posted = prepare_.Post([call = std::move(call), sink, plan = std::move(plan)] {
-      absl::Status status = StillWanted(call);
-      if (status.ok()) status = tensor::GuardTorch(plan);
-      if (!status.ok()) sink->Finish(std::move(status));
-    });
-    if (!posted) RefuseBusy([&](absl::Status status) { sink->Finish(std::move(status)); });
+    Post(
+        std::move(call),
+        [sink, plan = std::move(plan)] {
+          if (absl::Status status = tensor::GuardTorch(plan); !status.ok()) sink->Finish(std::move(status));
+        },
+        [sink](absl::Status status) { sink->Finish(std::move(status)); });
   }
 
   // Queues a run that is planned.
@@ -348,11 +341,12 @@ class EngineImpl final : public Engine {
     while (!stop.stop_requested()) {
       const tensor::AccountStats memory = tensor::Stats().work;
       metrics_.SetDeviceMemory(config_.device, memory.live_bytes, memory.peak_bytes);
+      metrics_.SetWeightsMemory(models_.budget().charged_bytes(), models_.budget().limit_bytes());
       handles_.Expire();
       wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
       if (stop.stop_requested() || std::chrono::steady_clock::now() < next_check) continue;
       next_check += std::chrono::seconds(config_.self_check_seconds);
-      for (const auto& [name, model] : models_) {
+      for (const std::shared_ptr<LoadedModel>& model : models_.Loaded()) {
         // A check that cannot run now (full queue, draining) runs next time; the gauges keep their last values.
         (void)SubmitCheck(model, executor_, metrics_, [](absl::Status) {});
       }
@@ -361,7 +355,7 @@ class EngineImpl final : public Engine {
 
   const config::ServerConfig config_;
   obs::Metrics& metrics_;
-  std::map<std::string, std::shared_ptr<LoadedModel>> models_;
+  ModelService models_;
   HandleService handles_;             // before the executor: works that it lets go keep handles
   GenerateService generations_;       // before the executor: works that it lets go have taken and left prefixes there
   JobWork runner_;                    // uses what is below only while jobs_ starts jobs

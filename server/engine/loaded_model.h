@@ -11,8 +11,10 @@
 #include "absl/status/statusor.h"
 #include "api/results.h"
 #include "config/config.h"
+#include "engine/model_gauges.h"
 #include "model/model.h"
 #include "model/sites.h"
+#include "residency/model_table.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fluoroscope::generate {
@@ -40,8 +42,9 @@ class RefusedSites {
   std::map<model::Site, std::string> refused_;
 };
 
-// Immutable but for `refused` and what the executor's thread owns. Shared by the engine and the runs that use it.
-struct LoadedModel {
+// Immutable but for `refused`, `gauges` and what the executor's thread owns. Shared by the engine and the runs that use it; runs may also
+// hold `model` alone.
+struct LoadedModel final : residency::Resident {
   std::string name;
   std::shared_ptr<const model::Model> model;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null when the directory has no tokenizer.json
@@ -52,7 +55,10 @@ struct LoadedModel {
   std::shared_ptr<sweep::HalfModel> half;          // the executor's thread only
   std::optional<api::ChatTemplate> chat_template;
   std::vector<int64_t> end_of_sequence;
+  std::unique_ptr<ModelGauges> gauges;
+  std::weak_ptr<const void> held;  // expires when the weights are gone
 
+  std::weak_ptr<const void> memory() const override { return held; }
   api::ModelInfo Info() const;
   api::ModelDetails Details() const;
 };

@@ -11,11 +11,11 @@
 namespace fluoroscope::engine {
 namespace {
 
-void Report(LoadedModel& model, const IdentityErrors& errors, obs::Metrics& metrics) {
-  metrics.SetIdentityError(model.name, "residual", errors.residual);
-  metrics.SetIdentityError(model.name, "attention", errors.attention);
-  metrics.SetIdentityError(model.name, "pattern_sum", errors.pattern_sum);
-  metrics.SetIdentityError(model.name, "logits", errors.logits);
+void Report(LoadedModel& model, const IdentityErrors& errors) {
+  model.gauges->SetIdentityError("residual", errors.residual);
+  model.gauges->SetIdentityError("attention", errors.attention);
+  model.gauges->SetIdentityError("pattern_sum", errors.pattern_sum);
+  model.gauges->SetIdentityError("logits", errors.logits);
   model.refused.Set(SitesRefusedFor(errors, model.model->dtype));
 }
 
@@ -24,8 +24,8 @@ void Report(LoadedModel& model, const IdentityErrors& errors, obs::Metrics& metr
 absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics,
                          std::function<void(absl::Status)> finished) {
   FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
-                      IdentityCheck::Create(model, metrics, [model, &metrics, finished](absl::StatusOr<IdentityErrors> errors) {
-                        if (errors.ok()) Report(*model, *errors, metrics);
+                      IdentityCheck::Create(model, metrics, [model, finished](absl::StatusOr<IdentityErrors> errors) {
+                        if (errors.ok()) Report(*model, *errors);
                         finished(errors.status());
                       }));
   const uint64_t bytes = check->peak_bytes();

@@ -13,10 +13,12 @@ double Seconds(std::chrono::steady_clock::duration duration) { return std::chron
 
 }  // namespace
 
-api::ServerStatus StatusOf(const sched::Executor& executor, uint64_t budget_bytes) {
+api::ServerStatus StatusOf(const sched::Executor& executor, uint64_t budget_bytes, const residency::WeightBudget& weights) {
   sched::Executor::Status status = executor.GetStatus();
   api::ServerStatus out;
   out.budget_bytes = budget_bytes;
+  out.weights_bytes = weights.charged_bytes();
+  out.weights_budget_bytes = weights.limit_bytes();
   out.uptime_seconds = Seconds(status.uptime);
   out.busy_seconds = Seconds(status.busy);
   out.finished_requests = status.finished;

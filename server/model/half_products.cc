@@ -9,6 +9,13 @@ namespace fluoroscope::model {
 
 HalfProducts::HalfProducts(std::shared_ptr<const Model> exact) : model_(std::make_shared<Model>(*exact)) {}
 
+uint64_t HalfProducts::Bytes(const Model& exact) {
+  int64_t entries = 0;
+  for (const BlockWeights& block : exact.weights.blocks)
+    for (const Linear* linear : {&block.qkv, &block.attn_out, &block.mlp_in, &block.mlp_out}) entries += linear->weight.numel();
+  return static_cast<uint64_t>(entries) * c10::elementSize(at::kBFloat16);
+}
+
 bool HalfProducts::Step() {
   if (next_ < model_->weights.blocks.size()) {
     const tensor::ScopedAccount account(tensor::Account::kWeights);

@@ -18,6 +18,9 @@ class HalfProducts {
   // Converts the next block; false when all are done. The copies are charged to the weights. What LibTorch throws passes through.
   bool Step();
 
+  // What the copies of a model take.
+  static uint64_t Bytes(const Model& exact);
+
   // Once Step has returned false.
   std::shared_ptr<const Model> Take() { return std::move(model_); }
 

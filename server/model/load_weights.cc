@@ -6,8 +6,18 @@ namespace fluoroscope::model {
 
 bool WeightReader::Has(const std::string& name) const { return checkpoint_.Has(prefix_ + name); }
 
+absl::Status WeightReader::Read(const std::string& name, const at::Tensor& out) const {
+  if (out.is_meta()) return checkpoint_.Check(name, out.sizes());
+  if (progress_ != nullptr && progress_->cancel.cancelled()) return absl::CancelledError("the load was cancelled");
+  FS_RETURN_IF_ERROR(checkpoint_.LoadInto(name, out));
+  if (progress_ != nullptr) progress_->done_bytes += out.nbytes();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<at::Tensor> WeightReader::Tensor(const std::string& name, at::IntArrayRef shape) const {
-  FS_ASSIGN_OR_RETURN(at::Tensor tensor, checkpoint_.Load(prefix_ + name, shape, dtype_));
+  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name, shape));  // before any memory is taken for it
+  const at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(dtype_).device(Host()));
+  FS_RETURN_IF_ERROR(Read(prefix_ + name, tensor));
   return tensor.to(device_);
 }
 
@@ -26,13 +36,13 @@ absl::StatusOr<Linear> WeightReader::FusedLinear(const std::vector<Part>& parts,
     out += part.out;
     FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + part.name + ".weight", {part.out, in}));  // before memory is taken for all of them
   }
-  const at::TensorOptions options = at::TensorOptions().dtype(dtype_).device(at::kCPU);
+  const at::TensorOptions options = at::TensorOptions().dtype(dtype_).device(Host());
   at::Tensor weight = at::empty({out, in}, options);
   at::Tensor biases = bias ? at::empty({out}, options) : at::Tensor();
   int64_t row = 0;
   for (const Part& part : parts) {
-    FS_RETURN_IF_ERROR(checkpoint_.LoadInto(prefix_ + part.name + ".weight", weight.narrow(0, row, part.out)));
-    if (bias) FS_RETURN_IF_ERROR(checkpoint_.LoadInto(prefix_ + part.name + ".bias", biases.narrow(0, row, part.out)));
+    FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".weight", weight.narrow(0, row, part.out)));
+    if (bias) FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".bias", biases.narrow(0, row, part.out)));
     row += part.out;
   }
   Linear linear;
@@ -43,7 +53,9 @@ absl::StatusOr<Linear> WeightReader::FusedLinear(const std::vector<Part>& parts,
 
 absl::StatusOr<Linear> WeightReader::TransposedLinear(const std::string& name, int64_t out, int64_t in, bool bias) const {
   Linear linear;
-  FS_ASSIGN_OR_RETURN(at::Tensor stored, checkpoint_.Load(prefix_ + name + ".weight", {in, out}, dtype_));
+  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name + ".weight", {in, out}));  // before any memory is taken for it
+  const at::Tensor stored = at::empty({in, out}, at::TensorOptions().dtype(dtype_).device(Host()));
+  FS_RETURN_IF_ERROR(Read(prefix_ + name + ".weight", stored));
   linear.weight = stored.t().contiguous().to(device_);
   if (bias) {
     FS_ASSIGN_OR_RETURN(linear.bias, Tensor(name + ".bias", {out}));

@@ -6,15 +6,19 @@
 
 #include "absl/status/statusor.h"
 #include "model/weights.h"
+#include "residency/load_progress.h"
 #include "tensor/checkpoint.h"
 
 namespace fluoroscope::model {
 
-// Reads tensors of one checkpoint, in one dtype, onto one device. Errors name the tensor and what was expected.
+// Reads tensors of one checkpoint, in one dtype, onto one device. Errors name the tensor and what was expected. On the meta device it only
+// checks that every tensor is there in its shape, and reads nothing.
 class WeightReader {
  public:
-  WeightReader(const tensor::Checkpoint& checkpoint, at::ScalarType dtype, at::Device device, std::string prefix)
-      : checkpoint_(checkpoint), dtype_(dtype), device_(device), prefix_(std::move(prefix)) {}
+  // `progress`, if there is one, hears of every tensor and is asked whether to go on (CANCELLED).
+  WeightReader(const tensor::Checkpoint& checkpoint, at::ScalarType dtype, at::Device device, std::string prefix,
+               residency::LoadProgress* progress = nullptr)
+      : checkpoint_(checkpoint), dtype_(dtype), device_(device), prefix_(std::move(prefix)), progress_(progress) {}
 
   // One part of a fused matrix: rows [out] of the result.
   struct Part {
@@ -36,10 +40,15 @@ class WeightReader {
   absl::StatusOr<Linear> TransposedLinear(const std::string& name, int64_t out, int64_t in, bool bias) const;
 
  private:
+  // Into `out`, which has the tensor's shape.
+  absl::Status Read(const std::string& name, const at::Tensor& out) const;
+  at::Device Host() const { return device_.is_meta() ? device_ : at::Device(at::kCPU); }
+
   const tensor::Checkpoint& checkpoint_;
   at::ScalarType dtype_;
   at::Device device_;
   std::string prefix_;
+  residency::LoadProgress* progress_;
 };
 
 }  // namespace fluoroscope::model

@@ -65,39 +65,75 @@ absl::StatusOr<at::ScalarType> ChooseDType(const std::string& wanted, const tens
   return type;
 }
 
-absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& directory, const Model::Options& options) {
+// A model directory whose configuration and headers are good; nothing of its weights has been read.
+struct Opened {
+  nlohmann::json config;
+  const Family* family;
+  Architecture arch;
+  tensor::Checkpoint checkpoint;
+  std::string prefix;  // of the tensors' names
+  at::ScalarType dtype;
+
+  absl::StatusOr<Weights> Read(at::Device device, residency::LoadProgress* progress) const {
+    return family->load(arch, {checkpoint, dtype, device, prefix, progress}, {checkpoint, dtype, device, "", progress});
+  }
+};
+
+absl::StatusOr<Opened> Open(const std::string& directory, const Model::Options& options) {
   FS_ASSIGN_OR_RETURN(nlohmann::json config, ReadObject(directory + "/config.json"));
   FS_ASSIGN_OR_RETURN(const Family* family, FindFamily(config));
-  auto model = std::make_shared<Model>();
-  FS_ASSIGN_OR_RETURN(model->arch, family->parse(config));
-  model->device = options.device;
+  FS_ASSIGN_OR_RETURN(Architecture arch, family->parse(config));
   FS_ASSIGN_OR_RETURN(tensor::Checkpoint checkpoint, tensor::Checkpoint::Open(directory));
-
   std::string prefix(family->prefix);
   if (!checkpoint.Has(prefix + std::string(family->probe)) && checkpoint.Has(std::string(family->probe))) prefix.clear();
-  const std::string probe = prefix + std::string(family->probe);
-  FS_ASSIGN_OR_RETURN(model->dtype, ChooseDType(options.dtype, checkpoint, probe));
+  FS_ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDType(options.dtype, checkpoint, prefix + std::string(family->probe)));
+  return Opened{std::move(config), family, std::move(arch), std::move(checkpoint), std::move(prefix), dtype};
+}
+
+absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& directory, const Model::Options& options) {
+  FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
+  auto model = std::make_shared<Model>();
+  model->arch = opened.arch;
+  model->device = options.device;
+  model->dtype = opened.dtype;
+  CancelToken cancel = options.progress == nullptr ? CancelToken() : options.progress->cancel;
 
   // Hashing reads the same pages as loading; both are bound by one core, so they run side by side.
   absl::StatusOr<std::string> sha256;
-  std::jthread hashing([&] { sha256 = checkpoint.sha256(); });
+  std::jthread hashing([&] { sha256 = opened.checkpoint.sha256(cancel); });
   tensor::ScopedAccount account(tensor::Account::kWeights);
-  const WeightReader body(checkpoint, model->dtype, model->device, prefix);
-  const WeightReader top(checkpoint, model->dtype, model->device, "");
-  FS_ASSIGN_OR_RETURN(model->weights, family->load(model->arch, body, top));
+  absl::StatusOr<Weights> weights = opened.Read(model->device, options.progress);
+  if (!weights.ok()) {
+    cancel.Cancel();  // nobody needs the hash
+    return weights.status();
+  }
+  model->weights = *std::move(weights);
   if (model->arch.positions == PositionScheme::kRotary)
     std::tie(model->rotary_cos, model->rotary_sin) = RotaryTables(model->arch, model->dtype, model->device);
   hashing.join();
   FS_ASSIGN_OR_RETURN(model->weights_sha256, std::move(sha256));
-  checkpoint.DropPages();
-  model->revision = RevisionOf(config, directory);
+  opened.checkpoint.DropPages();
+  model->revision = RevisionOf(opened.config, directory);
   return std::shared_ptr<const Model>(std::move(model));
+}
+
+absl::StatusOr<uint64_t> MeasureGuarded(const std::string& directory, const Model::Options& options) {
+  FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
+  FS_ASSIGN_OR_RETURN(const Weights weights, opened.Read(at::kMeta, nullptr));
+  auto bytes = static_cast<uint64_t>(weights.Bytes());
+  if (opened.arch.positions == PositionScheme::kRotary)  // cos and sin, of half a head each
+    bytes += static_cast<uint64_t>(opened.arch.context * opened.arch.d_head) * c10::elementSize(opened.dtype);
+  return bytes;
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const std::string& directory, const Options& options) {
   return tensor::GuardTorch([&] { return LoadGuarded(directory, options); });
+}
+
+absl::StatusOr<uint64_t> Model::Measure(const std::string& directory, const Options& options) {
+  return tensor::GuardTorch([&] { return MeasureGuarded(directory, options); });
 }
 
 }  // namespace fluoroscope::model

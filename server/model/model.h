@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "model/architecture.h"
 #include "model/weights.h"
+#include "residency/load_progress.h"
 
 namespace fluoroscope::model {
 
@@ -26,10 +27,15 @@ struct Model {
   struct Options {
     std::string dtype;  // "" keeps the file's
     at::Device device = at::kCPU;
+    residency::LoadProgress* progress = nullptr;  // hears how far it is, and may cancel it
   };
 
   // Reads config.json and the weights of a Hugging Face directory. A bad checkpoint gives a status that names the field or tensor.
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory, const Options& options);
+
+  // What Load would hold, from config.json and the weights' headers alone: bytes of all tensors as they would lie in memory. Fails as Load
+  // would, but for what only reading shows.
+  static absl::StatusOr<uint64_t> Measure(const std::string& directory, const Options& options);
 };
 
 }  // namespace fluoroscope::model

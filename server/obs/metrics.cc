@@ -36,6 +36,8 @@ const Histogram::BucketBoundaries kSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025,
 const Histogram::BucketBoundaries kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 const Histogram::BucketBoundaries kTokens = {1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144};
 
+constexpr std::array<const char*, 4> kIdentities = {"residual", "attention", "pattern_sum", "logits"};
+
 constexpr std::array<std::pair<Rejection, const char*>, 8> kReasons = {{
     {Rejection::kQueueFull, "queue_full"},
     {Rejection::kOverBudget, "over_budget"},
@@ -86,6 +88,11 @@ struct Metrics::Families {
       GaugeFamily(registry, "fluoroscope_model_info", "Always 1; the models in memory with the hash of their weights.");
   Family<Gauge>& model_weight_bytes = GaugeFamily(registry, "fluoroscope_model_weight_bytes", "Resident bytes of a model's weights.");
   Family<Gauge>& model_load_seconds = GaugeFamily(registry, "fluoroscope_model_load_seconds", "Time it took to load a model.");
+  Gauge& weights_bytes =
+      GaugeFamily(registry, "fluoroscope_weights_bytes",
+                  "Bytes that the weights of all models hold, those that are loading or unloaded and still in use included.")
+          .Add({});
+  Gauge& weights_budget_bytes = GaugeFamily(registry, "fluoroscope_weights_budget_bytes", "Most bytes that weights may hold.").Add({});
   Family<Gauge>& identity_error = GaugeFamily(registry, "fluoroscope_identity_relative_error",
                                               "Largest relative error of an identity between hook points at its last check.");
   Gauge& handles = GaugeFamily(registry, "fluoroscope_handles", "Activations that clients left on the server.").Add({});
@@ -168,6 +175,21 @@ void Metrics::SetModelLoaded(const std::string& model, const std::string& weight
   families_->model_info.Add({{"model", model}, {"weights_sha256", weights_sha256}}).Set(1);
   families_->model_weight_bytes.Add({{"model", model}}).Set(static_cast<double>(weight_bytes));
   families_->model_load_seconds.Add({{"model", model}}).Set(load_seconds);
+}
+
+void Metrics::ForgetModel(const std::string& model, const std::string& weights_sha256) {
+  const auto remove = [](Family<Gauge>& family, const prometheus::Labels& labels) {
+    if (family.Has(labels)) family.Remove(&family.Add(labels));
+  };
+  remove(families_->model_info, {{"model", model}, {"weights_sha256", weights_sha256}});
+  remove(families_->model_weight_bytes, {{"model", model}});
+  remove(families_->model_load_seconds, {{"model", model}});
+  for (const char* identity : kIdentities) remove(families_->identity_error, {{"model", model}, {"identity", identity}});
+}
+
+void Metrics::SetWeightsMemory(uint64_t held_bytes, uint64_t budget_bytes) {
+  families_->weights_bytes.Set(static_cast<double>(held_bytes));
+  families_->weights_budget_bytes.Set(static_cast<double>(budget_bytes));
 }
 
 void Metrics::SetIdentityError(const std::string& model, const std::string& identity, double relative_error) {

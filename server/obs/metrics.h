@@ -44,6 +44,10 @@ class Metrics {
   void ObserveBatch(const std::string& model, size_t requests, size_t rows, size_t tokens);
   void AddCapturedBytes(uint64_t bytes);
   void SetModelLoaded(const std::string& model, const std::string& weights_sha256, uint64_t weight_bytes, double load_seconds);
+  // The model is gone: its values of the two gauges above and of the identities below are removed. They must not be set at the same time.
+  void ForgetModel(const std::string& model, const std::string& weights_sha256);
+  // What the weights of all models hold, those that are loading or unloaded and still in use included, and what they may.
+  void SetWeightsMemory(uint64_t held_bytes, uint64_t budget_bytes);
   void SetIdentityError(const std::string& model, const std::string& identity, double relative_error);
   // Of the leased handles: how many there are, what all of them and their uploads hold, and that some have outlived their time.
   void SetHandles(size_t count, uint64_t bytes);

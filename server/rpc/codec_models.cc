@@ -1,5 +1,6 @@
 #include "rpc/codec_models.h"
 
+#include "absl/strings/escaping.h"
 #include "base/status_macros.h"
 #include "rpc/strict.h"
 
@@ -28,6 +29,18 @@ void EncodeInfo(const api::ModelInfo& info, pb::ModelInfo* out) {
   out->set_tokenizer_sha256(info.tokenizer_sha256);
   out->set_revision(info.revision);
   out->set_default_bos(info.default_bos);
+}
+
+pb::UnloadedModel::State StateOf(api::ModelState state) {
+  switch (state) {
+    case api::ModelState::kAvailable:
+      return pb::UnloadedModel::STATE_AVAILABLE;
+    case api::ModelState::kLoading:
+      return pb::UnloadedModel::STATE_LOADING;
+    case api::ModelState::kUnloading:
+      return pb::UnloadedModel::STATE_UNLOADING;
+  }
+  return pb::UnloadedModel::STATE_UNSPECIFIED;
 }
 
 void EncodeSite(const api::SiteInfo& site, pb::Site* out) {
@@ -131,9 +144,49 @@ pb::ListWeightsReply EncodeWeightList(const std::vector<api::WeightInfo>& weight
   return reply;
 }
 
-pb::ListModelsReply EncodeModelList(const std::vector<api::ModelInfo>& models) {
+absl::StatusOr<api::LoadModelRequest> DecodeLoadModel(const pb::LoadModelRequest& request) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  api::LoadModelRequest out;
+  FS_ASSIGN_OR_RETURN(out.name, DecodeModelName(request.model()));
+  out.dtype = request.dtype();
+  if (!out.dtype.empty() && out.dtype != "f32" && out.dtype != "bf16" && out.dtype != "f16") {
+    const FieldPath root;
+    return InvalidAt({&root, "dtype"}, "is \"", absl::CEscape(out.dtype.substr(0, kMaxNameBytes)),
+                     "\"; it must be f32, bf16 or f16, or absent for the model's own");
+  }
+  return out;
+}
+
+absl::StatusOr<std::string> DecodeUnloadModel(const pb::UnloadModelRequest& request) {
+  FS_RETURN_IF_ERROR(CheckStrict(request));
+  return DecodeModelName(request.model());
+}
+
+pb::ListModelsReply EncodeModelList(const api::ModelList& list) {
   pb::ListModelsReply reply;
-  for (const api::ModelInfo& info : models) EncodeInfo(info, reply.add_models());
+  for (const api::ModelInfo& info : list.loaded) EncodeInfo(info, reply.add_models());
+  for (const api::UnloadedModel& other : list.others) {
+    pb::UnloadedModel* out = reply.add_others();
+    out->set_name(other.name);
+    out->set_state(StateOf(other.state));
+    out->set_loaded_bytes(other.loaded_bytes);
+    out->set_total_bytes(other.total_bytes);
+  }
+  reply.set_weights_bytes(list.weights_bytes);
+  reply.set_weights_budget_bytes(list.weights_budget_bytes);
+  return reply;
+}
+
+pb::LoadModelReply EncodeLoaded(const api::LoadModelReply& loaded) {
+  pb::LoadModelReply reply;
+  EncodeInfo(loaded.info, reply.mutable_info());
+  reply.set_was_loaded(loaded.was_loaded);
+  return reply;
+}
+
+pb::UnloadModelReply EncodeUnloaded(const api::UnloadModelReply& unloaded) {
+  pb::UnloadModelReply reply;
+  reply.set_still_in_use(unloaded.still_in_use);
   return reply;
 }
 

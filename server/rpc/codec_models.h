@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "api/models.h"
 #include "api/plan.h"
 #include "api/results.h"
 #include "api/weights.h"
@@ -35,7 +36,12 @@ absl::StatusOr<DetokenizeRequest> DecodeDetokenize(const fluoroscope::v1::Detoke
 absl::StatusOr<std::string> DecodeListWeights(const fluoroscope::v1::ListWeightsRequest& request);
 absl::StatusOr<api::ReadWeightsRequest> DecodeReadWeights(const fluoroscope::v1::ReadWeightsRequest& request);
 
-fluoroscope::v1::ListModelsReply EncodeModelList(const std::vector<api::ModelInfo>& models);
+absl::StatusOr<api::LoadModelRequest> DecodeLoadModel(const fluoroscope::v1::LoadModelRequest& request);
+absl::StatusOr<std::string> DecodeUnloadModel(const fluoroscope::v1::UnloadModelRequest& request);
+
+fluoroscope::v1::ListModelsReply EncodeModelList(const api::ModelList& list);
+fluoroscope::v1::LoadModelReply EncodeLoaded(const api::LoadModelReply& loaded);
+fluoroscope::v1::UnloadModelReply EncodeUnloaded(const api::UnloadModelReply& unloaded);
 fluoroscope::v1::GetModelReply EncodeModelDetails(const api::ModelDetails& details);
 fluoroscope::v1::ListWeightsReply EncodeWeightList(const std::vector<api::WeightInfo>& weights);
 fluoroscope::v1::TokenizeReply EncodeTokenized(const std::vector<api::RowInfo>& rows);

@@ -12,6 +12,8 @@ pb::ServerStatus EncodeServerStatus(const api::ServerStatus& status) {
   pb::ServerStatus out;
   out.set_admitted_bytes(status.admitted_bytes);
   out.set_budget_bytes(status.budget_bytes);
+  out.set_weights_bytes(status.weights_bytes);
+  out.set_weights_budget_bytes(status.weights_budget_bytes);
   out.set_uptime_seconds(status.uptime_seconds);
   out.set_busy_seconds(status.busy_seconds);
   out.set_finished_requests(status.finished_requests);

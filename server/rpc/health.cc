@@ -14,14 +14,15 @@ using grpc::health::v1::HealthCheckResponse;
 // One Watch call. Sends the newest status; one that is overtaken before it could be sent is skipped. No lock is held over gRPC's calls.
 class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
-  Watcher(HealthService& service, bool known) : known(known), service_(service) {}
+  Watcher(HealthService& service, std::string name) : service_(service), name_(std::move(name)) {}
 
   void SetSelf(std::shared_ptr<Watcher> self) { self_ = std::move(self); }
 
-  void Send(Status status) {
+  // Asks under the lock: of two that do this at the same time, the later one to set it has the newer status.
+  void Refresh() {
     {
       const std::lock_guard lock(mutex_);
-      wanted_ = status;
+      wanted_ = service_.StatusOf(name_);
     }
     Pump();
   }
@@ -47,8 +48,6 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
     self_.reset();
   }
 
-  const bool known;
-
  private:
   void Pump() {
     std::optional<grpc::Status> end;
@@ -73,6 +72,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   }
 
   HealthService& service_;
+  const std::string name_;
   std::shared_ptr<Watcher> self_;
   HealthCheckResponse message_;
 
@@ -85,28 +85,37 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
 HealthService::HealthService(std::vector<std::string> services) : services_(services.begin(), services.end()) {}
 HealthService::~HealthService() = default;
 
-bool HealthService::Known(const std::string& service) const { return service.empty() || services_.count(service) > 0; }
-
-HealthService::Status HealthService::StatusOf(bool known) const {
-  if (!known) return HealthCheckResponse::SERVICE_UNKNOWN;
-  return serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
+HealthService::Status HealthService::StatusOf(const std::string& service) {
+  const std::lock_guard lock(mutex_);
+  bool serving = serving_;
+  if (!service.empty() && services_.count(service) == 0) {
+    const std::optional<bool> model = models_ ? models_(service) : std::nullopt;
+    if (!model) return HealthCheckResponse::SERVICE_UNKNOWN;
+    serving = serving && *model;
+  }
+  return serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
 }
 
 void HealthService::SetServing(bool serving) {
-  std::set<std::shared_ptr<Watcher>> watchers;
   {
     const std::lock_guard lock(mutex_);
     serving_ = serving;
+  }
+  Refresh();
+}
+
+void HealthService::SetModels(ModelState state) {
+  const std::lock_guard lock(mutex_);
+  models_ = std::move(state);
+}
+
+void HealthService::Refresh() {
+  std::set<std::shared_ptr<Watcher>> watchers;
+  {
+    const std::lock_guard lock(mutex_);
     watchers = watchers_;
   }
-  for (const auto& watcher : watchers) {
-    Status status;
-    {
-      const std::lock_guard lock(mutex_);
-      status = StatusOf(watcher->known);
-    }
-    watcher->Send(status);
-  }
+  for (const auto& watcher : watchers) watcher->Refresh();
 }
 
 void HealthService::EndWatches() {
@@ -122,35 +131,31 @@ void HealthService::EndWatches() {
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context, const HealthCheckRequest* request,
                                                HealthCheckResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!Known(request->service())) {
-    reactor->Finish({grpc::StatusCode::NOT_FOUND, "no such service; \"\" stands for the whole server"});
+  const Status status = StatusOf(request->service());
+  if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
+    reactor->Finish({grpc::StatusCode::NOT_FOUND, "no such service or model; \"\" stands for the whole server"});
     return reactor;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    response->set_status(StatusOf(true));
-  }
+  response->set_status(status);
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }
 
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext*, const HealthCheckRequest* request) {
-  auto watcher = std::make_shared<Watcher>(*this, Known(request->service()));
+  auto watcher = std::make_shared<Watcher>(*this, request->service());
   watcher->SetSelf(watcher);
   Add(watcher);
   return watcher.get();
 }
 
 void HealthService::Add(const std::shared_ptr<Watcher>& watcher) {
-  Status status;
   bool ended;
   {
     const std::lock_guard lock(mutex_);
     watchers_.insert(watcher);
-    status = StatusOf(watcher->known);
     ended = ended_;
   }
-  watcher->Send(status);
+  watcher->Refresh();
   if (ended) watcher->End({grpc::StatusCode::UNAVAILABLE, "the server is shutting down"});
 }
 

@@ -90,6 +90,8 @@ class Server::Impl {
 
   void Serve(engine::Engine& engine) {
     state_.engine.store(&engine, std::memory_order_release);
+    health_.SetModels([&engine](const std::string& name) { return engine.models().Serving(name); });
+    engine.models().OnChange([this] { health_.Refresh(); });
     health_.SetServing(true);
   }
 
@@ -102,6 +104,7 @@ class Server::Impl {
     server_->Shutdown(std::chrono::system_clock::now() + grace);
     server_->Wait();
     server_.reset();
+    health_.SetModels(nullptr);  // nobody asks any more, and the engine may go
   }
 
   int port() const { return port_; }

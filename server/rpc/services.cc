@@ -27,7 +27,28 @@ ServerUnaryReactor* ModelsService::ListModels(CallbackServerContext* context, co
       state_, *context, "Models.ListModels", *in, out,
       [](const pb::ListModelsRequest& request, engine::Engine& engine, const api::CallContext&, auto done) -> absl::Status {
         FS_RETURN_IF_ERROR(DecodeListModels(request));
-        done(EncodeModelList(engine.ListModels()));
+        done(EncodeModelList(engine.models().List()));
+        return absl::OkStatus();
+      });
+}
+
+ServerUnaryReactor* ModelsService::LoadModel(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
+  return ServeUnary<pb::LoadModelRequest, pb::LoadModelReply>(
+      state_, *context, "Models.LoadModel", *in, out,
+      [](const pb::LoadModelRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(api::LoadModelRequest request, DecodeLoadModel(message));
+        engine.models().Load(std::move(request), call, Encoded<pb::LoadModelReply, api::LoadModelReply>(std::move(done), EncodeLoaded));
+        return absl::OkStatus();
+      });
+}
+
+ServerUnaryReactor* ModelsService::UnloadModel(CallbackServerContext* context, const ByteBuffer* in, ByteBuffer* out) {
+  return ServeUnary<pb::UnloadModelRequest, pb::UnloadModelReply>(
+      state_, *context, "Models.UnloadModel", *in, out,
+      [](const pb::UnloadModelRequest& message, engine::Engine& engine, const api::CallContext& call, auto done) -> absl::Status {
+        FS_ASSIGN_OR_RETURN(std::string name, DecodeUnloadModel(message));
+        engine.models().Unload(std::move(name), call,
+                               Encoded<pb::UnloadModelReply, api::UnloadModelReply>(std::move(done), EncodeUnloaded));
         return absl::OkStatus();
       });
 }

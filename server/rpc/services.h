@@ -11,15 +11,19 @@ namespace fluoroscope::rpc {
 
 // All methods take and give raw bytes: parsing is ours, so that malformed requests are INVALID_ARGUMENT, and tensors need no copy.
 template <typename Service>
-using RawModels = fluoroscope::v1::Models::WithRawCallbackMethod_ListModels<fluoroscope::v1::Models::WithRawCallbackMethod_GetModel<
-    fluoroscope::v1::Models::WithRawCallbackMethod_ListWeights<fluoroscope::v1::Models::WithRawCallbackMethod_ReadWeights<
-        fluoroscope::v1::Models::WithRawCallbackMethod_Tokenize<fluoroscope::v1::Models::WithRawCallbackMethod_Detokenize<Service>>>>>>;
+using RawModels = fluoroscope::v1::Models::WithRawCallbackMethod_ListModels<
+    fluoroscope::v1::Models::WithRawCallbackMethod_GetModel<fluoroscope::v1::Models::WithRawCallbackMethod_ListWeights<
+        fluoroscope::v1::Models::WithRawCallbackMethod_ReadWeights<fluoroscope::v1::Models::WithRawCallbackMethod_Tokenize<
+            fluoroscope::v1::Models::WithRawCallbackMethod_Detokenize<fluoroscope::v1::Models::WithRawCallbackMethod_LoadModel<
+                fluoroscope::v1::Models::WithRawCallbackMethod_UnloadModel<Service>>>>>>>>;
 
 class ModelsService final : public RawModels<fluoroscope::v1::Models::Service> {
  public:
   explicit ModelsService(ServerState& state) : state_(state) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* LoadModel(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* ListWeights(grpc::CallbackServerContext*, const grpc::ByteBuffer*, grpc::ByteBuffer*) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* ReadWeights(grpc::CallbackServerContext*, const grpc::ByteBuffer*) override;

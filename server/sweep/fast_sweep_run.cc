@@ -22,6 +22,11 @@ FastSweepRun::FastSweepRun(Plan plan, api::SweepHeader header, std::vector<std::
 
 sched::Work::Progress FastSweepRun::Step() {
   if (stage_ == Stage::kConvert) {
+    if (const absl::Status room = Reserve(); !room.ok()) {
+      metrics_.CountRejection(obs::Rejection::kOverBudget);
+      Abort(room);
+      return Progress::kDone;
+    }
     const absl::StatusOr<bool> more = conversion_.Step([this] { return plan_.half->made == nullptr && making_.Step(); });
     if (!more.ok()) {
       if (absl::IsResourceExhausted(more.status())) metrics_.CountRejection(obs::Rejection::kOutOfMemory);
@@ -49,6 +54,14 @@ void FastSweepRun::Abort(absl::Status why) {
   run_.reset();
   exact_.reset();
   sink_->Finish(std::move(why));
+}
+
+absl::Status FastSweepRun::Reserve() {
+  HalfModel& half = *plan_.half;
+  if (half.charge != nullptr || half.reserve == nullptr) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<const void>> charge = half.reserve();
+  if (charge.ok()) half.charge = *std::move(charge);
+  return charge.status();
 }
 
 void FastSweepRun::StartFast() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,9 @@ namespace fluoroscope::sweep {
 
 // A model's bfloat16 twin, made by the first fast sweep and kept for the next ones. Used on the executor's thread.
 struct HalfModel {
+  // Asked before it is made; what it answers is kept as long as it is. RESOURCE_EXHAUSTED when there is no room.
+  std::function<absl::StatusOr<std::shared_ptr<const void>>()> reserve;
+  std::shared_ptr<const void> charge;
   std::shared_ptr<const model::Model> made;
 };
 
@@ -39,6 +43,7 @@ class FastSweepRun final : public sched::Work {
   // What is done now; each begins when the one before it has ended well.
   enum class Stage { kConvert, kFast, kExact };
 
+  absl::Status Reserve();  // memory for the twin, if nobody has
   void StartFast();
   void StartExact();
   void SendCheck();

@@ -232,11 +232,18 @@ uint64_t Checkpoint::tensor_bytes() const {
   return bytes;
 }
 
-absl::StatusOr<std::string> Checkpoint::sha256() const {
+absl::StatusOr<std::string> Checkpoint::sha256(const CancelToken& cancel) const {
   const std::lock_guard lock(impl_->hash_mutex);
   if (!impl_->hash) {
     Sha256 hash;
-    for (const Shard& shard : impl_->shards) hash.Update(shard.file->bytes());
+    for (const Shard& shard : impl_->shards) {
+      const std::span<const std::byte> bytes = shard.file->bytes();
+      constexpr size_t kPiece = 16 << 20;
+      for (size_t begin = 0; begin < bytes.size(); begin += kPiece) {
+        if (cancel.cancelled()) return absl::CancelledError("the load was cancelled");
+        hash.Update(bytes.subspan(begin, std::min(kPiece, bytes.size() - begin)));
+      }
+    }
     impl_->hash = hash.HexDigest();
   }
   return *impl_->hash;

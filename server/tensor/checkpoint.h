@@ -9,6 +9,7 @@
 
 #include "ATen/ATen.h"
 #include "absl/status/statusor.h"
+#include "base/cancel.h"
 
 namespace fluoroscope::tensor {
 
@@ -51,8 +52,9 @@ class Checkpoint {
   uint64_t tensor_bytes() const;
 
   // Lower-case hex SHA-256 of the weight files' bytes, one file after the other in the order of their names: what
-  // `cat *.safetensors | sha256sum` prints. Computed at the first call (about half a second a gigabyte), then kept.
-  absl::StatusOr<std::string> sha256() const;
+  // `cat *.safetensors | sha256sum` prints. Computed at the first call (about half a second a gigabyte), then kept. CANCELLED
+  // soon after `cancel` is set.
+  absl::StatusOr<std::string> sha256(const CancelToken& cancel = {}) const;
 
   // Gives the mapped pages back (MappedFile::DropPages); call when everything is loaded.
   void DropPages() const;

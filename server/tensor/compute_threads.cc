@@ -8,6 +8,11 @@
 
 namespace fluoroscope::tensor {
 
+void ComputeAlone() {
+  (void)at::get_num_threads();  // its first call in a thread would undo the next line
+  at::set_num_threads(1);
+}
+
 void PlaceComputeThreads() {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;

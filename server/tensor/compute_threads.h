@@ -9,4 +9,9 @@ namespace fluoroscope::tensor {
 // 33). Other threads are not touched.
 void PlaceComputeThreads();
 
+// The calling thread computes without helpers from now on: a second thread with OpenMP threads of its own would be more threads than cores,
+// and libgomp then stops spinning altogether (a third of a short forward was lost to that). LibTorch has no way to say this of one thread
+// alone: afterwards the executor's thread has to set the number for all others again (at::set_num_threads).
+void ComputeAlone();
+
 }  // namespace fluoroscope::tensor

@@ -26,6 +26,7 @@ FOLDERS = [
     Folder("api"),
     Folder("sched"),
     Folder("jobs"),
+    Folder("residency"),
     Folder("tokenizer"),
     Folder("tensor", torch=True),
     Folder("sae", torch=True),

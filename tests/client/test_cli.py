@@ -22,8 +22,8 @@ def ok(done: subprocess.CompletedProcess) -> str:
 
 def test_models_lists_what_the_server_holds(cli):
     title, row = ok(cli("models")).splitlines()
-    assert title.split() == "MODEL FAMILY LAYERS D_MODEL HEADS KV_HEADS VOCABULARY CONTEXT PARAMETERS WEIGHTS DTYPE DEVICE".split()
-    assert row.split() == "smollm2-135m llama 30 576 9 3 49152 8192 134.5M 513.1 MiB f32 cpu".split()
+    assert title.split() == "MODEL STATE FAMILY LAYERS D_MODEL HEADS KV_HEADS VOCABULARY CONTEXT PARAMETERS WEIGHTS DTYPE DEVICE".split()
+    assert row.split() == "smollm2-135m loaded llama 30 576 9 3 49152 8192 134.5M 513.1 MiB f32 cpu".split()
     assert title.index("DTYPE") == row.index("f32")  # aligned
 
 

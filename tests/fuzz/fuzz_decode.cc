@@ -124,6 +124,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       for (const api::AxisSlice& slice : request->slices)
         if (const auto* indices = std::get_if<api::AxisIndices>(&slice)) Require(!indices->empty());
   });
+  Try<v1::LoadModelRequest>(data, size, [](const auto& message) {
+    if (const auto request = rpc::DecodeLoadModel(message); request.ok()) Require(!request->name.empty() && request->dtype.size() <= 4);
+  });
+  Try<v1::UnloadModelRequest>(data, size, [](const auto& message) { (void)rpc::DecodeUnloadModel(message); });
   Try<v1::GetModelRequest>(data, size, [](const auto& message) { (void)rpc::DecodeGetModel(message); });
   return 0;
 }

@@ -41,6 +41,7 @@ from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import Hook, HookTable
 from fluoroscope.interventions import Intervention, add, freeze, interpolate, mean, noise, patch, project_out, resample, scale, set, swap_subspace, zero
 from fluoroscope.jobs import AsyncJob, Job
+from fluoroscope.loading import ModelList, UnloadedModel
 from fluoroscope.local_server import LocalServer, serve
 from fluoroscope.logit_attribution import LogitAttribution
 from fluoroscope.logit_lens import LogitLens
@@ -107,6 +108,7 @@ __all__ = [
     "metrics",
     "Model",
     "ModelInfo",
+    "ModelList",
     "noise",
     "NotFoundError",
     "occurrences",
@@ -138,6 +140,7 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "UnknownError",
+    "UnloadedModel",
     "WeightInfo",
     "Weights",
     "Writes",

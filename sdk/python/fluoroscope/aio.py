@@ -18,6 +18,7 @@ from fluoroscope.generate import GeneratedToken, Generation
 from fluoroscope.handles import Handle, Handles
 from fluoroscope.hooks import HookTable
 from fluoroscope.jobs import AsyncJob, Job
+from fluoroscope.loading import ModelList
 from fluoroscope.model import Model
 from fluoroscope.results import ModelInfo
 from fluoroscope.underway import UNDERWAY, Underway
@@ -51,9 +52,17 @@ class AsyncClient:
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="fluoroscope-call")
         self.target = self._client.target
 
-    async def models(self) -> list[ModelInfo]:
-        """The models this server has in memory."""
+    async def models(self) -> ModelList:
+        """As Client.models."""
         return await self._call(self._client.models)
+
+    async def load_model(self, name: str, dtype: str | None = None) -> ModelInfo:
+        """As Client.load_model. Cancelling the task ends the waiting, not the load."""
+        return await self._call(self._client.load_model, name, dtype)
+
+    async def unload_model(self, name: str) -> bool:
+        """As Client.unload_model."""
+        return await self._call(self._client.unload_model, name)
 
     async def model(self, name: str) -> AsyncModel:
         """A model by name. NotFoundError, with the names that exist, when there is none."""

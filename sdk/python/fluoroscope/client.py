@@ -14,6 +14,7 @@ from fluoroscope._proto.v1 import models_pb2
 from fluoroscope.errors import from_rpc
 from fluoroscope.handles import Handle, list_handles
 from fluoroscope.interrupt import CtrlC
+from fluoroscope.loading import ModelList, list_models, load_model, unload_model
 from fluoroscope.memory import keep_freed_buffers
 from fluoroscope.results import ModelInfo
 
@@ -56,10 +57,37 @@ class Client:
         keep_freed_buffers()
         self._channel = grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)])
 
-    def models(self) -> list[ModelInfo]:
-        """The models this server has in memory."""
-        reply = self.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply)
-        return [ModelInfo.of(model) for model in reply.models]
+    def models(self) -> ModelList:
+        """The models this server has in memory; `.others` are those that it could load. Printed, all with their state."""
+        return list_models(self)
+
+    def load_model(self, name: str, dtype: str | None = None) -> ModelInfo:
+        """Has the server load a model, one of its configuration or of its model store, and waits until it can be used. Nothing to do when it is loaded.
+
+        Args:
+          name: the model's name; `client.models()` shows which there are.
+          dtype: "f32", "bf16" or "f16" casts. Default: the configuration's for this model, else the checkpoint's own.
+
+        Raises:
+          FailedPreconditionError: the server does not allow it (`allow_loading` in its configuration; a server of fs.serve does), or the model is loaded in
+            another dtype.
+          NotFoundError: there is no such model; with those that there are.
+          ResourceExhaustedError: it does not fit the server's memory for weights; with both numbers and what could be unloaded.
+          InvalidArgumentError: the checkpoint is broken.
+        """
+        return load_model(self, name, dtype)
+
+    def unload_model(self, name: str) -> bool:
+        """Takes a model away from this server, for everybody: new requests are refused at once, those in flight go on to their end.
+
+        Returns:
+          Whether such requests still hold its memory, which is given back when the last of them ends. Asking again tells.
+
+        Raises:
+          FailedPreconditionError: the server does not allow it, or the model is being loaded.
+          NotFoundError: there is no such model.
+        """
+        return unload_model(self, name)
 
     def model(self, name: str) -> Model:
         """A model by name. NotFoundError, with the names that exist, when there is none."""

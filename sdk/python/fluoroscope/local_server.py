@@ -161,6 +161,7 @@ def serve(
     call_timeout: float | None = None,
     principal: str | None = None,
     jobs: str | os.PathLike[str] | bool = True,
+    loading: bool = True,
 ) -> Client:
     """Starts a server on this machine and connects to it. The server ends with the client (`close()`, or leaving the `with` block), and never outlives
     this process.
@@ -175,12 +176,17 @@ def serve(
       principal: as in fs.connect; give one to find your jobs again when a later process serves again.
       jobs: a directory for jobs, which no other server may use at the same time. True: the first free one under `$FLUOROSCOPE_HOME/jobs` (0, 1, ...), so
         that one server after the other has the same and goes on with its unfinished jobs. False: no jobs.
+      loading: whether client.load_model and client.unload_model may change what the server holds, with the models of the store to choose from.
 
     Raises:
       ServerStartError: there is no server binary or no such model, or the server did not become ready; with the last lines of its log.
     """
     chosen = ",".join(f"{name}={path}" for name, path in _directories(models).items())
     command = [str(find_binary()), f"--model={chosen}", *arguments]
+    if loading:
+        models_of_store = store.home() / "models"
+        models_of_store.mkdir(parents=True, exist_ok=True)
+        command[2:2] = ["--allow_loading", f"--model_store={models_of_store.resolve()}"]
     directory, lock = (Path(jobs), None) if not isinstance(jobs, bool) else _free_jobs_directory() if jobs else (None, None)
     if directory is not None:
         command.insert(2, f"--jobs_directory={directory.resolve()}")

@@ -138,6 +138,30 @@ TEST(ConfigTest, ThePrefixCacheIsAPartOfTheBudget) {
               testing::HasSubstr("generation.prefix_cache_mib is 81; the memory budget is 80 MiB"));
 }
 
+TEST(ConfigTest, LoadingAtRunTimeIsSwitchedOn) {
+  const auto defaults = Parse(kModel);
+  ASSERT_TRUE(defaults.ok()) << defaults.status();
+  EXPECT_FALSE(defaults->allow_loading);
+  EXPECT_FALSE(defaults->weights_are_given);
+  const std::string store = "model_store: \"" + std::filesystem::temp_directory_path().string() + "\" ";
+  const auto alone = Parse("allow_loading: true device { weights_mib: 7 } " + store);  // a store may stand for models
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_TRUE(alone->allow_loading);
+  EXPECT_EQ(alone->weights_bytes, 7u << 20);
+  EXPECT_TRUE(alone->weights_are_given);
+  const auto later = Parse("allow_loading: true models { name: \"a\" path: \"/a\" load_on_request: true }");
+  ASSERT_TRUE(later.ok()) << later.status();
+  EXPECT_TRUE(later->models[0].load_on_request);
+  for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
+           {kModel + store, "model_store needs allow_loading: true"},
+           {"models { name: \"a\" path: \"/a\" load_on_request: true }", "models[0].load_on_request needs allow_loading: true"},
+           {"allow_loading: true model_store: \"/no/such\"", "model_store is \"/no/such\", which is not a directory"},
+           {kModel + std::string("device { weights_mib: 18446744073709551615 }"), "device.weights_mib"},
+       })
+    EXPECT_THAT(std::string(Parse(text).status().message()), testing::HasSubstr(why)) << text;
+  EXPECT_TRUE(Load("", {.models = {}, .grpc_address = "", .http_address = "", .allow_loading = true, .model_store = "/"})->allow_loading);
+}
+
 TEST(ConfigTest, FilesAreNamedInErrors) {
   EXPECT_EQ(ReadFile("/no/such.textproto").status().code(), absl::StatusCode::kNotFound);
   const auto path = std::filesystem::temp_directory_path() / ("fs_config_" + std::to_string(getpid()));

@@ -50,7 +50,16 @@ TEST(CodecModelsTest, InfoAndSites) {
       "name: \"hook_embed\" equation: \"W_E[token]\" axes: \"pos\" axes: \"d_model\" shape: -1 shape: 2 readable: true editable: true "
       "has_gradient: true");
   EXPECT_EQ(reply.sites(1).unavailable_because(), "rotary");
-  EXPECT_EQ(EncodeModelList({details.info, details.info}).models_size(), 2);
+  const api::ModelList list{.loaded = {details.info, details.info},
+                            .others = {{"a", api::ModelState::kAvailable, 0, 0}, {"b", api::ModelState::kLoading, 1, 4}},
+                            .weights_bytes = 5,
+                            .weights_budget_bytes = 9};
+  v1::ListModelsReply all = EncodeModelList(list);
+  EXPECT_EQ(all.models_size(), 2);
+  all.clear_models();
+  EXPECT_EQ(all.ShortDebugString(),
+            "others { name: \"a\" state: STATE_AVAILABLE } others { name: \"b\" state: STATE_LOADING loaded_bytes: 1 total_bytes: 4 } "
+            "weights_bytes: 5 weights_budget_bytes: 9");
 }
 
 TEST(CodecModelsTest, TokenizeAndDetokenize) {
@@ -74,6 +83,24 @@ TEST(CodecModelsTest, TokenizeAndDetokenize) {
   const v1::TokenizeReply reply = EncodeTokenized({{.token_ids = {1}, .tokens = {"a"}, .bos_added = true}});
   EXPECT_EQ(reply.ShortDebugString(), "rows { token_ids: 1 tokens: \"a\" bos_added: true }");
   EXPECT_THAT(EncodeDetokenized({"x", "y"}).texts(), ElementsAre("x", "y"));
+}
+
+TEST(CodecModelsTest, LoadAndUnload) {
+  v1::LoadModelRequest load;
+  EXPECT_EQ(DecodeLoadModel(load).status().message(), "model is empty; Models.ListModels gives the names");
+  load.set_model("m");
+  EXPECT_EQ(DecodeLoadModel(load)->dtype, "");
+  load.set_dtype("bf16");
+  EXPECT_EQ(DecodeLoadModel(load)->name, "m");
+  EXPECT_EQ(DecodeLoadModel(load)->dtype, "bf16");
+  load.set_dtype("int8");
+  EXPECT_EQ(DecodeLoadModel(load).status().message(), "dtype is \"int8\"; it must be f32, bf16 or f16, or absent for the model's own");
+  v1::UnloadModelRequest unload;
+  EXPECT_EQ(DecodeUnloadModel(unload).status().code(), absl::StatusCode::kInvalidArgument);
+  unload.set_model("m");
+  EXPECT_EQ(*DecodeUnloadModel(unload), "m");
+  EXPECT_EQ(EncodeUnloaded({.still_in_use = true}).ShortDebugString(), "still_in_use: true");
+  EXPECT_TRUE(EncodeLoaded({.info = {}, .was_loaded = true}).was_loaded());
 }
 
 TEST(CodecModelsTest, ModelNamesAreShort) {

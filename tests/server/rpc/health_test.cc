@@ -49,6 +49,48 @@ TEST_F(HealthTest, CheckFollowsTheServersLife) {
   EXPECT_EQ(Check("fluoroscope.v1.Models"), HealthCheckResponse::NOT_SERVING);
 }
 
+TEST_F(HealthTest, AModelServesWhileItIsLoaded) {
+  EXPECT_EQ(Check("other"), -static_cast<int>(grpc::StatusCode::NOT_FOUND));  // nobody knows yet
+  loopback_.server->Serve(loopback_.engine);
+  EXPECT_EQ(Check("stream"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(Check("other"), HealthCheckResponse::NOT_SERVING);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  HealthCheckRequest request;
+  request.set_service("other");
+  auto watch = stub_->Watch(&context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  const auto models = fluoroscope::v1::Models::NewStub(channel_);
+  {
+    grpc::ClientContext call;
+    fluoroscope::v1::LoadModelRequest load;
+    load.set_model("other");
+    load.set_dtype("bf16");
+    fluoroscope::v1::LoadModelReply reply;
+    ASSERT_TRUE(models->LoadModel(&call, load, &reply).ok());
+    EXPECT_EQ(reply.info().name(), "otherbf16");
+    EXPECT_FALSE(reply.was_loaded());
+  }
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  {
+    grpc::ClientContext call;
+    fluoroscope::v1::UnloadModelRequest unload;
+    unload.set_model("other");
+    fluoroscope::v1::UnloadModelReply reply;
+    ASSERT_TRUE(models->UnloadModel(&call, unload, &reply).ok());
+    EXPECT_TRUE(reply.still_in_use());
+  }
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  loopback_.server->StopServing();
+  EXPECT_EQ(Check("stream"), HealthCheckResponse::NOT_SERVING);
+  context.TryCancel();
+  watch->Finish();
+}
+
 TEST_F(HealthTest, CallsBeforeServeAreUnavailable) {
   grpc::ClientContext context;
   fluoroscope::v1::ListModelsReply reply;

@@ -59,18 +59,47 @@ std::string StreamEngine::last_principal() {
   return last_principal_;
 }
 
-std::vector<api::ModelInfo> StreamEngine::ListModels() const {
+api::ModelInfo FakeModels::InfoOf(const std::string& name) {
   api::ModelInfo info;
-  info.name = "stream";
+  info.name = name;
   info.layers = 3;
-  return {info};
+  return info;
+}
+
+api::ModelList FakeModels::List() const {
+  api::ModelList list{.loaded = {InfoOf("stream")}, .others = {}, .weights_bytes = 5, .weights_budget_bytes = 9};
+  if (other_) {
+    list.loaded.push_back(InfoOf("other"));
+  } else {
+    list.others.push_back({"other", api::ModelState::kLoading, 1, 4});
+  }
+  return list;
+}
+
+std::optional<bool> FakeModels::Serving(const std::string& name) const {
+  if (name == "stream") return true;
+  return name == "other" ? std::optional<bool>(other_) : std::nullopt;
+}
+
+void FakeModels::Load(api::LoadModelRequest request, api::CallContext, Callback<api::LoadModelReply> done) {
+  if (request.name != "other") return done(absl::NotFoundError(absl::StrCat("no model '", request.name, "'")));
+  const bool was_loaded = other_.exchange(true);
+  if (changed_) changed_();
+  done(api::LoadModelReply{InfoOf(request.name + request.dtype), was_loaded});
+}
+
+void FakeModels::Unload(std::string name, api::CallContext, Callback<api::UnloadModelReply> done) {
+  if (name != "other") return done(absl::NotFoundError(absl::StrCat("no model '", name, "'")));
+  const bool was_loaded = other_.exchange(false);
+  if (changed_) changed_();
+  done(api::UnloadModelReply{.still_in_use = was_loaded});
 }
 
 absl::StatusOr<api::ModelDetails> StreamEngine::GetModel(const std::string& name) const {
   if (name == "throw") throw std::runtime_error("GetModel threw");
   if (name == "long") return absl::NotFoundError(std::string(100'000, 'x'));
   if (name != "stream") return absl::NotFoundError(absl::StrCat("no model \"", name, "\"; there is: stream"));
-  return api::ModelDetails{.info = ListModels()[0], .sites = {}, .chat_template = {}, .end_of_sequence = {}};
+  return api::ModelDetails{.info = FakeModels::InfoOf(name), .sites = {}, .chat_template = {}, .end_of_sequence = {}};
 }
 
 void StreamEngine::Tokenize(const std::string& model, std::vector<api::Prompt> prompts, api::CallContext call,

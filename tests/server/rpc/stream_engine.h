@@ -34,6 +34,22 @@ class FakeHandles final : public api::Handles {
   std::atomic<int> finished{0};  // that became handles
 };
 
+// Has one model, "stream", loaded; "other" can be loaded and unloaded.
+class FakeModels final : public api::Models {
+ public:
+  api::ModelList List() const override;
+  std::optional<bool> Serving(const std::string& name) const override;
+  void OnChange(std::function<void()> changed) override { changed_ = std::move(changed); }
+  void Load(api::LoadModelRequest request, api::CallContext call, Callback<api::LoadModelReply> done) override;
+  void Unload(std::string name, api::CallContext call, Callback<api::UnloadModelReply> done) override;
+
+  static api::ModelInfo InfoOf(const std::string& name);
+
+ private:
+  std::function<void()> changed_;
+  std::atomic<bool> other_{false};
+};
+
 // Model names of Forward:
 //   "stream:N:M"  header, N tensors of M bytes (byte i of a tensor is i mod 251), summary
 //   "repeat:N:M"  the same, but all N tensors share one memory: nothing but the transport costs time
@@ -46,7 +62,7 @@ class StreamEngine final : public engine::Engine {
   StreamEngine() = default;
   ~StreamEngine() override;
 
-  std::vector<api::ModelInfo> ListModels() const override;
+  api::Models& models() override { return models_; }
   absl::StatusOr<api::ModelDetails> GetModel(const std::string& name) const override;
   void Tokenize(const std::string& model, std::vector<api::Prompt> prompts, api::CallContext call,
                 Callback<std::vector<api::RowInfo>> done) override;
@@ -112,6 +128,7 @@ class StreamEngine final : public engine::Engine {
   void Run(std::function<void()> work);
 
   FakeHandles handles_;
+  FakeModels models_;
   std::mutex mutex_;
   std::vector<std::thread> threads_;
   std::string last_principal_;

@@ -1,0 +1,135 @@
+#include "residency/model_table.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace fluoroscope::residency {
+
+void ModelTable::Know(Source source) {
+  const std::lock_guard lock(mutex_);
+  const std::string name = source.name;
+  entries_[name].source = std::move(source);
+}
+
+absl::StatusOr<Source> ModelTable::SourceOf(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("no model '", name, "'"));
+  return it->second.source;
+}
+
+absl::StatusOr<ModelTable::Model> ModelTable::Find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("no model '", name, "'; loaded: ", LoadedNames()));
+  const Entry& entry = it->second;
+  if (entry.model != nullptr) return entry.model;
+  if (entry.progress != nullptr)
+    return absl::UnavailableError(absl::StrCat("model '", name, "' is being loaded (", entry.progress->done_bytes.load(), " of ",
+                                               entry.progress->total_bytes.load(), " bytes); try again later"));
+  return absl::NotFoundError(absl::StrCat("model '", name, "' ",
+                                          entry.was_loaded ? "was unloaded; LoadModel loads it again" : "is not loaded; LoadModel loads it",
+                                          "; loaded: ", LoadedNames()));
+}
+
+ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress) {
+  Model loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    Entry& entry = entries_[source.name];
+    if (entry.model == nullptr) {
+      entry.waiters.push_back(std::move(waiter));
+      if (entry.progress != nullptr) return Answer::kShared;
+      entry.source = source;
+      entry.progress = std::make_shared<LoadProgress>();
+      *progress = entry.progress;
+      return Answer::kLoad;
+    }
+    loaded = entry.model;
+  }
+  waiter(loaded, /*at_once=*/true);
+  return Answer::kLoaded;
+}
+
+void ModelTable::Loaded(const std::string& name, Model model) {
+  const absl::StatusOr<Model> result = model;
+  End(name, std::move(model), result);
+}
+
+void ModelTable::Failed(const std::string& name, absl::Status why) { End(name, nullptr, std::move(why)); }
+
+void ModelTable::End(const std::string& name, Model model, const absl::StatusOr<Model>& result) {
+  std::vector<Waiter> waiters;
+  {
+    const std::lock_guard lock(mutex_);
+    Entry& entry = entries_[name];
+    entry.progress = nullptr;
+    entry.was_loaded = entry.was_loaded || model != nullptr;
+    entry.model = std::move(model);
+    waiters = std::exchange(entry.waiters, {});
+  }
+  for (const Waiter& waiter : waiters) waiter(result, /*at_once=*/false);
+}
+
+absl::StatusOr<ModelTable::Model> ModelTable::Remove(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("no model '", name, "'; loaded: ", LoadedNames()));
+  Entry& entry = it->second;
+  if (entry.progress != nullptr)
+    return absl::FailedPreconditionError(absl::StrCat("model '", name, "' is being loaded; unload it when that has ended"));
+  if (entry.model != nullptr) {
+    (void)Leaving(entry);  // forgets those that have gone
+    entry.leaving.push_back(entry.model->memory());
+  }
+  return std::exchange(entry.model, nullptr);
+}
+
+bool ModelTable::Leaving(const Entry& entry) {
+  std::erase_if(entry.leaving, [](const auto& memory) { return memory.expired(); });
+  return !entry.leaving.empty();
+}
+
+bool ModelTable::InUse(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  return it != entries_.end() && Leaving(it->second);
+}
+
+void ModelTable::CancelLoads() {
+  const std::lock_guard lock(mutex_);
+  for (auto& [name, entry] : entries_)
+    if (entry.progress != nullptr) entry.progress->cancel.Cancel();
+}
+
+std::vector<ModelTable::Line> ModelTable::List() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Line> lines;
+  for (const auto& [name, entry] : entries_) {
+    Line line;
+    line.name = name;
+    line.in_store = entry.source.in_store;
+    line.model = entry.model;
+    if (entry.model != nullptr) {
+      line.state = State::kLoaded;
+    } else if (entry.progress != nullptr) {
+      line.state = State::kLoading;
+      line.done_bytes = entry.progress->done_bytes;
+      line.total_bytes = entry.progress->total_bytes;
+    } else if (Leaving(entry)) {
+      line.state = State::kUnloading;
+    }
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+std::string ModelTable::LoadedNames() const {
+  std::string names;
+  for (const auto& [name, entry] : entries_)
+    if (entry.model != nullptr) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+  return names.empty() ? "none" : names;
+}
+
+}  // namespace fluoroscope::residency
