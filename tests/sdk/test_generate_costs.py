@@ -10,12 +10,12 @@ import pytest
 
 STORY = "Once upon a time there was a little girl who lived with her mother in a house near the forest. "
 SHAPES = {
-    "a long prompt": dict(prompts=STORY * 30, max_new_tokens=8),
-    "a long continuation": dict(prompts="Once", max_new_tokens=150),
-    "many samples": dict(prompts=STORY * 4, max_new_tokens=20, samples=24, temperature=1.0, seed=1),
-    "several prompts": dict(prompts=[STORY * n for n in (1, 2, 5, 9)], max_new_tokens=30),
-    "captures": dict(prompts=STORY * 10, max_new_tokens=30, names_filter="blocks.3.hook_resid_post"),
-    "an edit": dict(prompts=STORY * 10, max_new_tokens=10, interventions=[fs.scale("blocks.5.hook_mlp_out", 0.5)]),
+    "a long prompt": dict(prompts=STORY * 16, max_new_tokens=2),
+    "a long continuation": dict(prompts="Once", max_new_tokens=70),
+    "many samples": dict(prompts=STORY * 4, max_new_tokens=4, samples=10, temperature=1.0, seed=1),
+    "several prompts": dict(prompts=[STORY * n for n in (1, 2, 5)], max_new_tokens=6),
+    "captures": dict(prompts=STORY * 5, max_new_tokens=10, names_filter="blocks.3.hook_resid_post"),
+    "an edit": dict(prompts=STORY * 5, max_new_tokens=6, interventions=[fs.scale("blocks.5.hook_mlp_out", 0.5)]),
 }
 
 
