@@ -327,7 +327,7 @@ def test_run_with_cache(client, exact):
 def test_metrics_of_each_prompt(client, exact):
     model, w = client.model("two"), exact("two")
     own = fs.metrics.logit_diff([5, 11, 9], [17, 3, 4], per_prompt=True)
-    result = model.run_with_hooks(ROWS, [fs.zero("blocks.1.hook_mlp_out", positions=[1])], names_filter="blocks.1.hook_resid_mid", grad_of=own)
+    result = model.run_with_hooks(ROWS, [fs.zero(fs.at("blocks.1.hook_mlp_out", positions=[1]))], names_filter="blocks.1.hook_resid_mid", grad_of=own)
     for row, (ids, right, wrong) in enumerate(zip(ROWS, [5, 11, 9], [17, 3, 4], strict=True)):
         zero = {"blocks.1.hook_mlp_out": lines([1], lambda x: x * 0)}
         expected = slow(w, ids, lambda out, r=right, n=wrong: out.logits[-1][r] - out.logits[-1][n], zero)
