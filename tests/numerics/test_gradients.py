@@ -3,6 +3,8 @@ offers one, every metric, with and without interventions; and finite differences
 
 from __future__ import annotations
 
+import asyncio
+
 import fluoroscope as fs
 import grpc
 import numpy as np
@@ -335,6 +337,15 @@ def test_metrics_of_each_prompt(client, exact):
     assert result.metrics[own].shape == (3,)
     single = model.run_with_cache(A, "hook_embed", grad_of=fs.metrics.kl(C), logits=None, remove_batch_dim=True)[1]
     assert single["hook_embed_grad"].shape == (len(A), 48) and single["hook_embed_grad"].any()
+
+
+def test_async(client):
+    async def run():
+        model = await fs.AsyncClient(client).model("two")
+        return await model.run_with_cache(A, "hook_embed", grad_of=fs.metrics.logit_diff(5, 17))
+
+    expected = client.model("two").run_with_cache(A, "hook_embed", grad_of=fs.metrics.logit_diff(5, 17))[1]["hook_embed_grad"]
+    np.testing.assert_allclose(asyncio.run(run())[1]["hook_embed_grad"], expected, atol=1e-6)
 
 
 def test_what_the_sdk_refuses(client):
