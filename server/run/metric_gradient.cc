@@ -72,7 +72,7 @@ int64_t DifferentiateBytes(const intervention::Metric& metric, int64_t lines, co
   if (const auto weighted = intervention::WeightedTokensOf(metric); !weighted.empty())
     return static_cast<int64_t>(weighted.size()) * (arch.d_model + 4 * lines) * element_size;
   // Whole lines of logits at once: the logits, what is made of them for the metric and kept for the way back, and gradients.
-  const int64_t copies = to == nullptr                              ? 4
+  const int64_t copies = to == nullptr                              ? 3
                          : to->measure == ToReference::Measure::kL2 ? 5
                          : to->measure == ToReference::Measure::kKl ? 6
                                                                     : 10;

@@ -318,8 +318,8 @@ Peak PeakOf(const RunPlan& plan) {
   }
   for (const RowPlan& row : plan.rows) {
     if (row.gradients.empty()) continue;
+    peak.most = std::max(peak.most, kept + results + GradientPeakBytes(row, *plan.model));
     results += GradientResultBytes(row, arch);
-    peak.most = std::max(peak.most, kept + results + GradientPassBytes(row, *plan.model));
   }
   peak.most += peak.handles;
   peak.kept = kept;

@@ -157,6 +157,7 @@ void RowGradients::StepMetric() {
       0, index, Differentiate(model_, metric().metric, next_position_, count, model::TakeLines(normalized_, index), lane_.kept).gradient);
   next_position_ += count;
   if (next_position_ < static_cast<int64_t>(positions.size())) return;
+  if (pass_ + 1 == passes_.size()) normalized_.reset();
   stage_ = Stage::kBackward;
 }
 

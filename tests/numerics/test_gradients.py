@@ -3,6 +3,8 @@ offers one, every metric, with and without interventions; and finite differences
 
 from __future__ import annotations
 
+import asyncio
+
 import fluoroscope as fs
 import grpc
 import numpy as np
@@ -327,7 +329,7 @@ def test_run_with_cache(client, exact):
 def test_metrics_of_each_prompt(client, exact):
     model, w = client.model("two"), exact("two")
     own = fs.metrics.logit_diff([5, 11, 9], [17, 3, 4], per_prompt=True)
-    result = model.run_with_hooks(ROWS, [fs.zero("blocks.1.hook_mlp_out", positions=[1])], names_filter="blocks.1.hook_resid_mid", grad_of=own)
+    result = model.run_with_hooks(ROWS, [fs.zero(fs.at("blocks.1.hook_mlp_out", positions=[1]))], names_filter="blocks.1.hook_resid_mid", grad_of=own)
     for row, (ids, right, wrong) in enumerate(zip(ROWS, [5, 11, 9], [17, 3, 4], strict=True)):
         zero = {"blocks.1.hook_mlp_out": lines([1], lambda x: x * 0)}
         expected = slow(w, ids, lambda out, r=right, n=wrong: out.logits[-1][r] - out.logits[-1][n], zero)
@@ -335,6 +337,15 @@ def test_metrics_of_each_prompt(client, exact):
     assert result.metrics[own].shape == (3,)
     single = model.run_with_cache(A, "hook_embed", grad_of=fs.metrics.kl(C), logits=None, remove_batch_dim=True)[1]
     assert single["hook_embed_grad"].shape == (len(A), 48) and single["hook_embed_grad"].any()
+
+
+def test_async(client):
+    async def run():
+        model = await fs.AsyncClient(client).model("two")
+        return await model.run_with_cache(A, "hook_embed", grad_of=fs.metrics.logit_diff(5, 17))
+
+    expected = client.model("two").run_with_cache(A, "hook_embed", grad_of=fs.metrics.logit_diff(5, 17))[1]["hook_embed_grad"]
+    np.testing.assert_allclose(asyncio.run(run())[1]["hook_embed_grad"], expected, atol=1e-6)
 
 
 def test_what_the_sdk_refuses(client):
