@@ -11,6 +11,7 @@ from pathlib import Path
 import fluoroscope as fs
 import numpy as np
 import pytest
+from fluoroscope._proto.v1.server_pb2 import GetStatusRequest, ServerStatus
 
 FRANCE = "The capital of France is"
 CLEAN = "When John and Mary went to the shops, John gave the bag to"
@@ -63,8 +64,8 @@ def test_what_is_under_way_ends_as_it_would_have(own):
     model = own.model("mine")
     with ThreadPoolExecutor(1) as pool:
         sweep = pool.submit(model.sweep, CLEAN, CORRUPT, "resid_pre", ("layer", "position"), metric)
-        while not any(work.method == "Patching.Sweep" for work in own.status().works) and not sweep.done():
-            pass
+        while not own.unary("/fluoroscope.v1.Server/GetStatus", GetStatusRequest(), ServerStatus).works:
+            assert not sweep.done(), "it must be under way when its model goes"
         own.unload_model("mine")
         np.testing.assert_array_equal(sweep.result().values, cells)
 

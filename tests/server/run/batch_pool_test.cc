@@ -196,7 +196,7 @@ TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
   for (const size_t i : {1, 2, 3}) runs.push_back(Start(users[i]));  // 9, 7 and 8 lines of their first waves beside 14
   FinishAll(runs);
   for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], users[i], 1e-5);
-  EXPECT_EQ(BatchesOf(6), 1) << "2 + 1 + 1 + 2 rows of the first waves";
+  EXPECT_EQ(BatchesOf(4), 1) << "all four";
   EXPECT_EQ(BatchesOf(2), 1) << "the second waves; nothing was counted twice";
 }
 
@@ -209,8 +209,8 @@ TEST_F(BatchPoolTest, AYoungBatchGoesOnWhenLessCameThanItHas) {
   FinishAll(runs);
   ExpectSameAsAlone(runs[0], users[0], 0);
   ExpectSameAsAlone(runs[1], users[1], 1e-5);
-  EXPECT_EQ(BatchesOf(2), 1);
-  EXPECT_EQ(BatchesOf(1), 1);
+  EXPECT_EQ(BatchesOf(2), 0);
+  EXPECT_EQ(BatchesOf(1), 2);
 }
 
 TEST_F(BatchPoolTest, AGrownBatchIsLeftAlone) {
@@ -224,7 +224,8 @@ TEST_F(BatchPoolTest, AGrownBatchIsLeftAlone) {
   runs.push_back(Start(users[0]));
   FinishAll(runs);
   ExpectSameAsAlone(runs[1], users[0], 1e-5);
-  EXPECT_EQ(BatchesOf(3), 0);
+  EXPECT_EQ(BatchesOf(2), 0);
+  EXPECT_EQ(BatchesOf(1), 2);
 }
 
 // Its own turn was not needed: that the run is done shows in its next turn.
