@@ -348,7 +348,7 @@ class EngineImpl final : public Engine {
       next_check += std::chrono::seconds(config_.self_check_seconds);
       for (const std::shared_ptr<LoadedModel>& model : models_.Loaded()) {
         // A check that cannot run now (full queue, draining) runs next time; the gauges keep their last values.
-        (void)SubmitCheck(model, executor_, metrics_, [](absl::Status) {});
+        (void)SubmitCheck(model, executor_, metrics_, {}, [](absl::Status) {});
       }
     }
   }

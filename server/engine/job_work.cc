@@ -125,6 +125,7 @@ void JobWork::Start(jobs::JobInfo job, std::vector<std::string> finished, std::s
 absl::Status JobWork::Submit(const jobs::JobInfo& job, const std::vector<std::string>& finished,
                              const std::shared_ptr<jobs::JobOutput>& output, const CancelToken& cancel) const {
   const auto model = parts_.find(job.spec.model);
+  if (absl::IsUnavailable(model.status())) return model.status();  // it is being loaded: to be tried again
   if (!model.ok()) return absl::FailedPreconditionError("the job cannot be resumed: " + std::string(model.status().message()));
   // Before anything is resolved: other weights may come with another tokenizer, and then the plan differs too.
   const std::string& weights = (*model)->model->weights_sha256;

@@ -76,6 +76,7 @@ absl::Status ModelService::Start(at::Device device) {
 void ModelService::Stop() {
   stopping_ = true;
   table_.CancelLoads();
+  engine_.executor.Poke();  // a load may wait for its model's check, and that for memory which others hold
   loader_.Stop();
 }
 
@@ -206,7 +207,7 @@ absl::StatusOr<std::shared_ptr<LoadedModel>> ModelService::TryLoad(const Source&
   FS_ASSIGN_OR_RETURN(std::shared_ptr<const residency::WeightBudget::Charge> charge, Charge(source, *bytes, at_start));
   const LoadOptions options{engine_.config.device, device_, &progress, budget_};
   FS_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModel(config, options, std::move(charge), engine_.metrics));
-  FS_RETURN_IF_ERROR(CheckNow(model, engine_.executor, engine_.metrics));
+  FS_RETURN_IF_ERROR(CheckNow(model, engine_.executor, engine_.metrics, progress.cancel));
   return model;
 }
 

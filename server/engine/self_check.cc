@@ -21,21 +21,23 @@ void Report(LoadedModel& model, const IdentityErrors& errors) {
 
 }  // namespace
 
-absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics,
+absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics, CancelToken cancel,
                          std::function<void(absl::Status)> finished) {
   FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
                       IdentityCheck::Create(model, metrics, [model, finished](absl::StatusOr<IdentityErrors> errors) {
                         if (errors.ok()) Report(*model, *errors);
                         finished(errors.status());
                       }));
-  const uint64_t bytes = check->peak_bytes();
-  executor.Submit(std::move(check), OwnWork("self-check", bytes));
+  sched::WorkInfo info = OwnWork("self-check", check->peak_bytes());
+  info.cancel = std::move(cancel);
+  executor.Submit(std::move(check), std::move(info));
   return absl::OkStatus();
 }
 
-absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics) {
+absl::Status CheckNow(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics, CancelToken cancel) {
   std::promise<absl::Status> finished;
-  FS_RETURN_IF_ERROR(SubmitCheck(model, executor, metrics, [&](absl::Status status) { finished.set_value(std::move(status)); }));
+  FS_RETURN_IF_ERROR(
+      SubmitCheck(model, executor, metrics, std::move(cancel), [&](absl::Status status) { finished.set_value(std::move(status)); }));
   return finished.get_future().get();
 }
 

@@ -75,6 +75,9 @@ class OfPair {
       units.resize(pair_.base_ids.size());
       std::iota(units.begin(), units.end(), 0);
     }
+    if (changed_.units.empty() && IsByKey(site) && info.units.size() > pair_.base_ids.size())
+      return absl::InvalidArgumentError(absl::StrCat(field, ": handle ", info.id, " has ", info.units.size(), " key tokens of ", info.site,
+                                                     ", and the base prompt has ", pair_.base_ids.size(), "; leave out the others"));
     const std::vector<int64_t>& heads = model::HeadAxis(model::SpecOf(site)) < 0 ? kNone : changed_.heads;
     FS_RETURN_IF_ERROR(PartOf(*handle, model_, site, layer, wanted_, heads, units, field).status());
     const auto [it, is_new] = pair_.given.try_emplace(found->second);

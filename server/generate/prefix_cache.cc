@@ -82,13 +82,11 @@ void PrefixCache::DropTreesLocked() {
 PrefixCache::Found PrefixCache::Find(const std::string& principal, const std::shared_ptr<const model::Model>& model,
                                      std::span<const int64_t> ids) {
   std::vector<at::Tensor> blocks;
-  {
-    const std::lock_guard lock(mutex_);
-    DropTreesLocked();
-    const auto tree = trees_.find({principal, model->weights_sha256, model.get()});
-    if (tree == trees_.end()) return {};
-    for (const Block* block : WalkLocked(tree->second.top, ids)) blocks.push_back(block->values);
-  }
+  const std::lock_guard lock(mutex_);  // also while copying: what is given back meanwhile must be free when GiveBack returns
+  DropTreesLocked();
+  const auto tree = trees_.find({principal, model->weights_sha256, model.get()});
+  if (tree == trees_.end()) return {};
+  for (const Block* block : WalkLocked(tree->second.top, ids)) blocks.push_back(block->values);
   if (blocks.empty()) return {};
   auto kv = std::make_shared<model::KvPrefix>();
   const auto joined = [&](int64_t index) {

@@ -67,6 +67,8 @@ void BatchPool::Begin() {
     AddRows(*member.lane, member.rows, rows);
   }
   holds_ = true;
+  lines_ = LinesOf(running_);
+  meter_ = StepMeter();  // what an earlier, younger batch of these held is gone
   SortByLength(rows);
   batch_ = std::make_unique<BatchRun>(*model_, std::move(rows));
 }
@@ -103,7 +105,6 @@ void BatchPool::Step() {
   if (batch_ == nullptr) {
     Begin();
     if (batch_ == nullptr) return;
-    meter_ = StepMeter();
     youth_ = 1 + model_->arch.layers / 4;  // the embedding, and two pieces a layer
   }
   const Member& first = running_.front();
@@ -111,6 +112,7 @@ void BatchPool::Step() {
   int64_t pieces = 0;
   const absl::StatusOr<bool> more = (holds_ ? meter_ : *first.meter).Step([&] {
     done = !batch_->Step();
+    if (done) batch_.reset();  // in here, where the meter sees it
     return !done && ++pieces != youth_ && (holds_ || first.lane->out.wants_more());
   });
   if (more.ok()) {
@@ -130,10 +132,9 @@ void BatchPool::Finish() {
   if (std::exchange(youth_, 0) > 0) Observe();
   batch_.reset();
   const std::vector<Member> members = std::exchange(running_, {});
-  const int64_t lines = LinesOf(members);
   for (const Member& member : members) {
     if (holds_) {
-      const auto share = [&](uint64_t bytes) { return bytes * static_cast<uint64_t>(member.lines) / static_cast<uint64_t>(lines); };
+      const auto share = [&](uint64_t bytes) { return bytes * static_cast<uint64_t>(member.lines) / static_cast<uint64_t>(lines_); };
       member.meter->AddShare(meter_.run_ms(), share(meter_.peak_bytes()), share(meter_.held_bytes()));
       member.lane->out.Release();
     }

@@ -95,6 +95,7 @@ class BatchPool {
   std::deque<Member> waiting_;       // in order of arrival
   std::vector<Member> running_;      // in the batch under way
   std::unique_ptr<BatchRun> batch_;  // the batch under way
+  int64_t lines_ = 0;                // of the batch when it began, also when some have left since
   int64_t youth_ = 0;                // so many of its pieces until it is no longer young
   bool holds_ = false;               // it is young or began with several runs: their writers hold the results
   StepMeter meter_;                  // of such a batch

@@ -68,7 +68,7 @@ class CallClock {
 
 class Executor::Impl {
  public:
-  Impl(Options options, obs::Metrics& metrics)
+  Impl(const Options& options, obs::Metrics& metrics)
       : options_(options), metrics_(metrics), waiting_(options.budget_bytes / kTurnsPerBudget, kFlopsPerTurn), ledger_(LimitsOf(options)) {
     metrics_.SetBudgetBytes(options_.budget_bytes);
     metrics_.SetAdmittedBytes(0);
@@ -373,7 +373,7 @@ class Executor::Impl {
   std::jthread thread_;
 };
 
-Executor::Executor(Options options, obs::Metrics& metrics) : impl_(std::make_unique<Impl>(options, metrics)) {}
+Executor::Executor(const Options& options, obs::Metrics& metrics) : impl_(std::make_unique<Impl>(options, metrics)) {}
 
 // The thread ends while impl_ can still be reached: what is aborted now may call Resume or Submit.
 Executor::~Executor() { impl_->Stop(); }

@@ -40,7 +40,7 @@ class Executor {
     std::function<void(uint64_t)> reclaim_spare = [](uint64_t) {};
   };
 
-  Executor(Options options, obs::Metrics& metrics);
+  Executor(const Options& options, obs::Metrics& metrics);
   ~Executor();  // aborts what is left with UNAVAILABLE and joins the thread
 
   // Queues work. If it is refused (queue full, over budget, draining, already cancelled or late) its Abort is called before Submit returns.

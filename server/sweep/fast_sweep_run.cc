@@ -51,6 +51,7 @@ sched::Work::Progress FastSweepRun::Step() {
 }
 
 void FastSweepRun::Abort(absl::Status why) {
+  charge_.reset();
   run_.reset();
   exact_.reset();
   sink_->Finish(std::move(why));
@@ -58,16 +59,20 @@ void FastSweepRun::Abort(absl::Status why) {
 
 absl::Status FastSweepRun::Reserve() {
   HalfModel& half = *plan_.half;
-  if (half.charge != nullptr || half.reserve == nullptr) return absl::OkStatus();
+  if (half.made != nullptr || charge_ != nullptr || half.reserve == nullptr) return absl::OkStatus();
   absl::StatusOr<std::shared_ptr<const void>> charge = half.reserve();
-  if (charge.ok()) half.charge = *std::move(charge);
+  if (charge.ok()) charge_ = *std::move(charge);
   return charge.status();
 }
 
 void FastSweepRun::StartFast() {
   stage_ = Stage::kFast;
   SweepPlan fast = plan_.sweep;
-  if (plan_.half->made == nullptr) plan_.half->made = making_.Take();
+  if (plan_.half->made == nullptr) {
+    plan_.half->made = making_.Take();
+    plan_.half->charge = std::move(charge_);
+  }
+  charge_.reset();  // another run's twin is there
   fast.model = plan_.half->made;
   fast_ = std::make_shared<CellRecorder>(*sink_, CellRecorder::As::kCells);
   run_ = std::make_unique<SweepRun>(std::move(fast), header_, std::vector<std::string>(), fast_, metrics_, arrived_);

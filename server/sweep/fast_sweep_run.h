@@ -57,6 +57,7 @@ class FastSweepRun final : public sched::Work {
   const std::chrono::steady_clock::time_point arrived_;
 
   Stage stage_ = Stage::kConvert;
+  std::shared_ptr<const void> charge_;  // the twin's, while this run makes it
   model::HalfProducts making_;
   run::StepMeter conversion_;
   std::shared_ptr<CellRecorder> fast_;

@@ -85,6 +85,7 @@ def test_what_does_not_fit_is_refused_by_name(client, handles):
     z = put(client, site="blocks.0.attn.hook_z", shape=(6, 2, 12), heads=[1, 3]).id
     units = put(client, site="blocks.0.mlp.hook_post", shape=(6, 2), units=[3, 9]).id
     pattern = put(client, site="blocks.0.attn.hook_pattern", shape=(4, 5, 5), data=floats(100)).id
+    keys = put(client, site="blocks.0.attn.hook_pattern", shape=(4, 6, 8), units=list(range(8)), data=floats(192)).id
     alone = {"layers": [0]}
     head = {"sites": ["attn.hook_z"], "over": [LAYER, "SWEEP_AXIS_HEAD"], **alone}
     cases = (
@@ -108,6 +109,7 @@ def test_what_does_not_fit_is_refused_by_name(client, handles):
         (sweep(pairs=[by([z])], **head), [f"handle {z} has the heads 1, 3", "heads 0 is wanted"]),
         (sweep(pairs=[by([units])], sites=["mlp.hook_post"], **alone), [f"handle {units} has the units 3, 9", "units 0 is wanted"]),
         (sweep(pairs=[by([pattern])], sites=["attn.hook_pattern"], **alone), [f"handle {pattern} comes from a sequence of 5 tokens", "one entry per key token"]),
+        (sweep(pairs=[by([keys])], sites=["attn.hook_pattern"], **alone), [f"handle {keys} has 8 key tokens", "the base prompt has 6"]),
         (sweep(pairs=[by(handles)], kind="SWEEP_KIND_ZERO"), ["pairs[0].source_handles: only patches (SWEEP_KIND_PATCH)"]),
         (sweep(pairs=[by(handles)], metrics=[{"name": "d", "kl": {"row": 1}}]), ["metrics[0] compares with the source run of pair 0", "no source prompt"]),
         (sweep(pairs=[{"clean": {"tokens": {"ids": CORRUPT}}, "source_handles": handles}], direction="SWEEP_DIRECTION_NOISE", corrupt_interventions=[noise()]),
@@ -126,7 +128,7 @@ def test_what_does_not_fit_is_refused_by_name(client, handles):
         sweep(pairs=[by([units])], sites=["mlp.hook_post"], **alone, units=[9]),
     ):
         assert not np.isnan(values(client, request)).any()
-    for one in (wide, part, short, alien, mlp, z, units, pattern):
+    for one in (wide, part, short, alien, mlp, z, units, pattern, keys):
         client.call("fluoroscope.v1.Handles/Delete", handle=one, metadata=ME)
     np.testing.assert_allclose(values(client, sweep(pairs=[by(handles)])), values(client, sweep()), atol=1e-5)
 

@@ -127,6 +127,7 @@ TEST_F(SpareTest, WorkGetsItBack) {
   EXPECT_EQ(asked_, 15u);
   EXPECT_EQ(Run(100, &held), absl::OkStatus());
   EXPECT_EQ(held, 0u);
+  EXPECT_EQ(Run(0), absl::OkStatus());  // runs when the one before has given back its charge
   EXPECT_TRUE(Keep(100));
 }
 
