@@ -38,7 +38,7 @@ class Codec final : public api::GridCodec {
     if (message.has_reference()) return Finished{true, message.reference().pair(), {}};
     const std::string& cells = message.cells().cells();
     Finished finished{false, message.cells().pair(), std::vector<uint32_t>(cells.size() / sizeof(uint32_t))};
-    std::memcpy(finished.cells.data(), cells.data(), finished.cells.size() * sizeof(uint32_t));
+    if (!finished.cells.empty()) std::memcpy(finished.cells.data(), cells.data(), finished.cells.size() * sizeof(uint32_t));
     return finished;
   }
 
