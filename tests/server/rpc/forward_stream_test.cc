@@ -152,5 +152,29 @@ TEST(ForwardStreamTest, APackCountsUntilItIsSent) {
   EXPECT_TRUE(stream.Push(TensorOf("c", std::string(100, 'c'))));  // exactly nothing was left over
 }
 
+// Until then the run's bytes stay charged; before its end half of the buffer would have been enough.
+TEST(ForwardStreamTest, BehindTheEndTheRunHearsThatAllIsSent) {
+  int resumed = 0;
+  ForwardStream stream(10 * kMiB, [] {});
+  stream.OnDrain([&] { ++resumed; });
+  EXPECT_TRUE(stream.Push(TensorOf("a", std::string(6 * kMiB, 'a'))));
+  EXPECT_FALSE(stream.Push(TensorOf("b", std::string(6 * kMiB, 'b'))));
+  stream.Finish(absl::OkStatus());
+  config::Limits limits;
+  obs::Metrics metrics;
+  ServerState state(limits, metrics);
+  grpc::CallbackServerContext context;
+  Call call(state, context, "Inference.Forward");
+  std::vector<int> heard;  // after each message
+  while (stream.Take(call).message.has_value()) {
+    stream.Sent();
+    heard.push_back(resumed);
+  }
+  ASSERT_GT(heard.size(), 6u);
+  EXPECT_EQ(heard.back(), 1);
+  heard.pop_back();
+  EXPECT_EQ(heard, std::vector<int>(heard.size(), 0));
+}
+
 }  // namespace
 }  // namespace fluoroscope::rpc
