@@ -12,24 +12,7 @@ using model::Architecture;
 using model::Site;
 
 // Memory of a block that values lie in, several of them in one where they are views of it.
-enum class Storage {
-  kResidual,
-  kQkv,
-  kRotQ,
-  kRotK,
-  kScores,
-  kPattern,
-  kZ,
-  kResult,
-  kAttnOut,
-  kMid,
-  kPre,
-  kPost,
-  kMlpOut,
-  kNorm1,
-  kNorm2,
-  kGraph
-};
+enum class Storage { kResidual, kQkv, kRotQ, kRotK, kScores, kPattern, kZ, kResult, kAttnOut, kMid, kPre, kPost, kMlpOut, kNorm1, kNorm2 };
 
 class Block {
  public:
@@ -56,8 +39,6 @@ class Block {
     if (explicit_) {
       Add(all, {Storage::kPattern});
       more += 3 * n * q * size_ + n * shape_.keys;  // scaled queries, keys and values for every head; the mask
-    } else if (arch_.kv_heads < arch_.heads) {
-      more += kExpanded * n * q * size_;
     }
     const bool gated_apart = arch_.gated_mlp && (inside_mlp_ || plain_ || arch_.activation != model::Activation::kSilu);
     if (gated_apart) more += n * arch_.d_mlp * size_ * 2;  // the activated gate, and the product where it is not kept besides
@@ -109,7 +90,6 @@ class Block {
 
  private:
   static constexpr int64_t kFloat = sizeof(float);
-  static constexpr int64_t kExpanded = 0;
 
   bool Reads(Site site) const { return shape_.sites.contains(site); }
   int64_t HiddenSize() const { return (arch_.gated_mlp ? 2 : 1) * arch_.d_mlp; }
@@ -141,8 +121,6 @@ class Block {
       case Storage::kNorm1:
       case Storage::kNorm2:
         return n * (d + 1) * kFloat;
-      case Storage::kGraph:
-        return 0;
     }
     return 0;
   }
