@@ -18,7 +18,7 @@ struct GradientShape {
   bool with_gradients = false, keeps_keys = false;
 };
 
-// Bytes. An upper bound, close to what the counting allocator sees; tests/server/engine/grid_estimate_test.cc compares them.
+// Bytes, close to what the counting allocator sees. No test holds them to it yet; small prompts come out too large.
 struct GradientMemory {
   int64_t kept = 0;       // when the pass is complete: values, keys, and the graph where there is one
   int64_t values = 0;     // of it, what stays when the graph is gone
