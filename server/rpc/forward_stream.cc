@@ -73,7 +73,7 @@ void ForwardStream::Finish(absl::Status status) {
       unsent_ = 0;
     }
     end_ = std::move(status);
-    producer_waits_ = false;  // the run stays charged until nothing is unsent
+    producer_waits_ = false;             // the run stays charged until nothing is unsent
     if (unsent_ == 0) resume = resume_;  // all was sent before the end was known
   }
   WakeReader();
