@@ -9,7 +9,7 @@ namespace {
 constexpr uint32_t kChunkOfReply = 3 << 3 | 2;
 constexpr uint32_t kTensorId = 1 << 3 | 0;
 constexpr uint32_t kOffset = 2 << 3 | 0;
-constexpr uint32_t kData = 15 << 3 | 2;
+constexpr uint32_t kChunkData = 15 << 3 | 2;
 
 }  // namespace
 
@@ -32,7 +32,7 @@ std::optional<ChunkReader::Prefix> ChunkReader::ReadPrefix() {
     if (!input_.ReadVarint64(&prefix.offset)) return std::nullopt;
     tag = input_.ReadTag();
   }
-  if (tag != kData || !input_.ReadVarint64(&number) || number != Left()) return std::nullopt;
+  if (tag != kChunkData || !input_.ReadVarint64(&number) || number != Left()) return std::nullopt;
   prefix.size = number;
   return prefix;
 }

@@ -8,7 +8,7 @@ namespace {
 // Field number and wire type, as they stand before each field.
 constexpr uint32_t kPackOfReply = 5 << 3 | 2;
 constexpr uint32_t kHeaders = 1 << 3 | 2;
-constexpr uint32_t kData = 15 << 3 | 2;
+constexpr uint32_t kPackData = 15 << 3 | 2;
 
 }  // namespace
 
@@ -26,7 +26,7 @@ std::optional<PackReader::Prefix> PackReader::ReadPrefix() {
     if (!input_.ReadVarint64(&number) || number > Left() || !input_.ReadString(&header, static_cast<int>(number))) return std::nullopt;
     if (!prefix.pack.add_headers()->ParseFromString(header)) return std::nullopt;
   }
-  if (tag != kData || !input_.ReadVarint64(&number) || number != Left()) return std::nullopt;
+  if (tag != kPackData || !input_.ReadVarint64(&number) || number != Left()) return std::nullopt;
   prefix.size = number;
   return prefix;
 }

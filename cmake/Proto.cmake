@@ -19,6 +19,7 @@ function(fs_proto target)
     list(APPEND sources ${generated})
   endforeach()
   add_library(${target} STATIC ${sources})
+  set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)  # each generated file defines the same names
   target_include_directories(${target} SYSTEM PUBLIC ${out})
   target_compile_options(${target} PRIVATE -w)
   if(FLUOROSCOPE_SANITIZE AND NOT FLUOROSCOPE_FUZZ)

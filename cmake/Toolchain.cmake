@@ -9,6 +9,10 @@ if(MOLD)
 endif()
 
 add_compile_options(-Wall -Wextra -Werror)
+# The presets compile several files of a folder as one: half the time. GCC then takes file-local types for a header's.
+if(CMAKE_UNITY_BUILD)
+  add_compile_options(-Wno-subobject-linkage)
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-fpch-preprocess)  # lets ccache see through precompiled headers
 endif()

@@ -67,9 +67,9 @@ absl::Status CheckGrowingKeys(const run::EditPlan& plan, const std::string& fiel
 }
 
 // Resolves the parts of a request, for the prompts and for what they generate.
-class Builder {
+class GenerateBuilder {
  public:
-  Builder(const api::GenerateRequest& request, PlanDraft& draft, generate::GeneratePlan& plan)
+  GenerateBuilder(const api::GenerateRequest& request, PlanDraft& draft, generate::GeneratePlan& plan)
       : request_(request), draft_(draft), plan_(plan), generating_(request.prompts.size() - request.sources) {}
 
   absl::Status AddContinuations() {
@@ -223,7 +223,7 @@ absl::StatusOr<BuiltGeneration> BuildGeneration(const std::shared_ptr<const Load
   generate::GeneratePlan& plan = built.plan;
   PlanDraft draft(*model, std::move(handles));
   FS_RETURN_IF_ERROR(AddPrompts(request.prompts, limits.max_tokens, draft, built.header.rows));
-  Builder builder(request, draft, plan);
+  GenerateBuilder builder(request, draft, plan);
   FS_RETURN_IF_ERROR(builder.AddContinuations());
   for (size_t i = 0; i < request.interventions.size(); ++i) FS_RETURN_IF_ERROR(builder.AddIntervention(i));
   for (size_t i = 0; i < request.captures.size(); ++i) FS_RETURN_IF_ERROR(builder.AddCapturesOf(i));

@@ -11,7 +11,7 @@
 namespace fluoroscope::engine {
 namespace {
 
-generate::PrefixCache::Options OptionsOf(const config::ServerConfig& config, sched::Executor& executor) {
+generate::PrefixCache::Options PrefixOptionsOf(const config::ServerConfig& config, sched::Executor& executor) {
   return {.max_bytes = config.generation.prefix_cache_bytes.value_or(0),
           .reserve = [&executor](uint64_t bytes) { return executor.ReserveSpare(bytes); },
           .release = [&executor](uint64_t bytes) { executor.ReleaseSpare(bytes); }};
@@ -20,7 +20,7 @@ generate::PrefixCache::Options OptionsOf(const config::ServerConfig& config, sch
 }  // namespace
 
 GenerateService::GenerateService(const config::ServerConfig& config, sched::Executor& executor, obs::Metrics& metrics)
-    : config_(config), metrics_(metrics), prefixes_(OptionsOf(config, executor), metrics) {}
+    : config_(config), metrics_(metrics), prefixes_(PrefixOptionsOf(config, executor), metrics) {}
 
 absl::StatusOr<PlannedGeneration> GenerateService::Plan(const std::shared_ptr<const LoadedModel>& model,
                                                         const api::GenerateRequest& request, RequestHandles handles,

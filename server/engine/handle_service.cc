@@ -12,7 +12,7 @@
 namespace fluoroscope::engine {
 namespace {
 
-store::HandleStore::Options OptionsOf(const config::ServerConfig& config, sched::Executor& executor) {
+store::HandleStore::Options StoreOptionsOf(const config::ServerConfig& config, sched::Executor& executor) {
   store::HandleStore::Options options;
   options.total_bytes = config.handles.total_bytes;
   options.principal_bytes = config.handles.principal_bytes;
@@ -76,7 +76,7 @@ std::vector<int32_t> Chosen(const std::vector<int64_t>& asked, const std::vector
 }  // namespace
 
 HandleService::HandleService(const config::ServerConfig& config, sched::Executor& executor, obs::Metrics& metrics, Engine engine)
-    : threads_(config.threads), engine_(std::move(engine)), store_(OptionsOf(config, executor), metrics) {}
+    : threads_(config.threads), engine_(std::move(engine)), store_(StoreOptionsOf(config, executor), metrics) {}
 
 absl::StatusOr<std::unique_ptr<api::Upload>> HandleService::Put(const api::PutHeader& header, const api::CallContext& call) {
   FS_RETURN_IF_ERROR(store_.CheckTtl(header.ttl_seconds));

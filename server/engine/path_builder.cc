@@ -14,10 +14,6 @@ namespace {
 
 using model::Site;
 
-constexpr size_t kMaxCells = 200'000;
-
-std::string At(const std::string& field, size_t index) { return field + "[" + std::to_string(index) + "]"; }
-
 // Which sites an end of a path may be, and what they are called in a label.
 struct Role {
   Site site;
@@ -26,9 +22,9 @@ struct Role {
 constexpr Role kSenders[] = {{Site::kZ, ""}, {Site::kMlpOut, "mlp "}, {Site::kEmbed, "embed"}};
 constexpr Role kReceivers[] = {{Site::kQ, "q "}, {Site::kK, "k "}, {Site::kV, "v "}, {Site::kMlpIn, "mlp "}};
 
-class Builder {
+class PathBuilder {
  public:
-  Builder(const LoadedModel& model, const api::PathRequest& request, const config::Limits& limits)
+  PathBuilder(const LoadedModel& model, const api::PathRequest& request, const config::Limits& limits)
       : model_(model), request_(request), limits_(limits), arch_(model.model->arch) {}
 
   absl::StatusOr<BuiltPaths> Build() {
@@ -151,7 +147,7 @@ class Builder {
 }  // namespace
 
 absl::StatusOr<BuiltPaths> BuildPaths(const LoadedModel& model, const api::PathRequest& request, const config::Limits& limits) {
-  return Builder(model, request, limits).Build();
+  return PathBuilder(model, request, limits).Build();
 }
 
 }  // namespace fluoroscope::engine

@@ -299,8 +299,8 @@ class Edits {
 };
 
 // A copy between rows with the same tokens is often a mistake; it is none when it freezes a place against other interventions.
-void WarnOfSameTokens(const api::Intervention& intervention, const std::vector<uint32_t>& rows, PlanDraft& draft,
-                      const std::string& field) {
+void WarnOfSameTokensIn(const api::Intervention& intervention, const std::vector<uint32_t>& rows, PlanDraft& draft,
+                        const std::string& field) {
   const auto* copy = std::get_if<api::CopyFromRow>(&intervention.kind);
   if (copy == nullptr || !copy->handle.empty()) return;
   for (const uint32_t row : rows)
@@ -337,7 +337,7 @@ absl::Status ResolveIntervention(const api::Intervention& intervention, PlanDraf
       draft.row(row).edits.push_back(std::move(edit));
     }
   }
-  WarnOfSameTokens(intervention, rows, draft, field);
+  WarnOfSameTokensIn(intervention, rows, draft, field);
   return absl::OkStatus();
 }
 

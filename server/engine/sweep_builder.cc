@@ -18,16 +18,12 @@ namespace {
 
 using api::SweepAxis;
 
-// Planning takes about a microsecond a cell; results are numbered with 32 bits.
-constexpr size_t kMaxCells = 200'000;
 // Their values are kept together.
 constexpr size_t kMaxReferences = 256;
 
-std::string At(const std::string& field, size_t index) { return field + "[" + std::to_string(index) + "]"; }
-
-class Builder {
+class SweepBuilder {
  public:
-  Builder(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits, RequestHandles handles)
+  SweepBuilder(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits, RequestHandles handles)
       : model_(model), request_(request), limits_(limits), handles_(std::move(handles)) {}
 
   absl::StatusOr<BuiltSweep> Build() {
@@ -172,7 +168,7 @@ class Builder {
 
 absl::StatusOr<BuiltSweep> BuildSweep(const LoadedModel& model, const api::SweepRequest& request, const config::Limits& limits,
                                       RequestHandles handles) {
-  return Builder(model, request, limits, std::move(handles)).Build();
+  return SweepBuilder(model, request, limits, std::move(handles)).Build();
 }
 
 }  // namespace fluoroscope::engine

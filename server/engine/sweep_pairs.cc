@@ -14,8 +14,6 @@
 namespace fluoroscope::engine {
 namespace {
 
-std::string At(const std::string& field, size_t index) { return field + "[" + std::to_string(index) + "]"; }
-
 absl::Status SourcePositions(const api::SweepPair& from, bool copies, sweep::Pair& pair, const std::string& field) {
   const size_t base = pair.base_ids.size(), source = pair.source_ids.size();
   if (from.source_positions && !copies) return absl::InvalidArgumentError(field + ".source_positions: only patches have them");

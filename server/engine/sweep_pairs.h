@@ -12,6 +12,12 @@
 
 namespace fluoroscope::engine {
 
+// Cells that a request may have, over all pairs. Planning takes about a microsecond a cell; results are numbered with 32 bits.
+inline constexpr size_t kMaxCells = 200'000;
+
+// An element of a repeated field, as errors name it.
+inline std::string At(const std::string& field, size_t index) { return field + "[" + std::to_string(index) + "]"; }
+
 struct ResolvedPairs {
   std::vector<sweep::Pair> pairs;            // tokens and source_of
   std::vector<api::RowInfo> clean, corrupt;  // one per pair

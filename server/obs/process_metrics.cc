@@ -12,7 +12,7 @@
 namespace fluoroscope::obs {
 namespace {
 
-prometheus::MetricFamily Family(const char* name, const char* help, prometheus::MetricType type, double value) {
+prometheus::MetricFamily OneValue(const char* name, const char* help, prometheus::MetricType type, double value) {
   prometheus::ClientMetric metric;
   (type == prometheus::MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
   return {name, help, type, {metric}};
@@ -51,27 +51,27 @@ std::vector<prometheus::MetricFamily> ProcessMetrics(const std::string& proc) {
   const auto field = [&](int number) { return std::strtod(fields[number - 3].c_str(), nullptr); };  // numbered as in proc(5)
   if (fields.size() >= 22) {
     const double ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
-    families.push_back(Family("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", MetricType::Counter,
-                              (field(14) + field(15)) / ticks));
-    families.push_back(Family("process_virtual_memory_bytes", "Virtual memory size in bytes.", MetricType::Gauge, field(23)));
-    families.push_back(Family("process_resident_memory_bytes", "Resident memory size in bytes.", MetricType::Gauge,
-                              field(24) * static_cast<double>(sysconf(_SC_PAGESIZE))));
+    families.push_back(OneValue("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", MetricType::Counter,
+                                (field(14) + field(15)) / ticks));
+    families.push_back(OneValue("process_virtual_memory_bytes", "Virtual memory size in bytes.", MetricType::Gauge, field(23)));
+    families.push_back(OneValue("process_resident_memory_bytes", "Resident memory size in bytes.", MetricType::Gauge,
+                                field(24) * static_cast<double>(sysconf(_SC_PAGESIZE))));
     if (const double boot = BootTime(proc); boot > 0) {
-      families.push_back(Family("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", MetricType::Gauge,
-                                boot + field(22) / ticks));
+      families.push_back(OneValue("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", MetricType::Gauge,
+                                  boot + field(22) / ticks));
     }
   }
 
   std::error_code error;
   const std::filesystem::directory_iterator open_fds(proc + "/self/fd", error);
   if (!error) {
-    families.push_back(Family("process_open_fds", "Number of open file descriptors.", MetricType::Gauge,
-                              static_cast<double>(std::distance(begin(open_fds), end(open_fds)))));
+    families.push_back(OneValue("process_open_fds", "Number of open file descriptors.", MetricType::Gauge,
+                                static_cast<double>(std::distance(begin(open_fds), end(open_fds)))));
   }
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
     families.push_back(
-        Family("process_max_fds", "Maximum number of open file descriptors.", MetricType::Gauge, static_cast<double>(limit.rlim_cur)));
+        OneValue("process_max_fds", "Maximum number of open file descriptors.", MetricType::Gauge, static_cast<double>(limit.rlim_cur)));
   }
   return families;
 }

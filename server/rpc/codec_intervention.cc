@@ -36,7 +36,7 @@ absl::StatusOr<std::optional<api::Positions>> DecodeOptionalPositions(bool given
 }
 
 // One for each kind.
-using Kind = decltype(api::Intervention::kind);
+using InterventionKind = decltype(api::Intervention::kind);
 
 absl::StatusOr<api::CopyFromRow> DecodeCopy(const pb::CopyFromRow& copy, size_t prompts, const FieldPath& path) {
   api::CopyFromRow out;
@@ -57,7 +57,7 @@ absl::StatusOr<api::HandleValues> DecodeHandleValues(const pb::HandleValues& val
   return out;
 }
 
-absl::StatusOr<Kind> DecodeMean(const pb::Mean& mean, size_t prompts, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeMean(const pb::Mean& mean, size_t prompts, const FieldPath& path) {
   if (mean.has_value()) {
     FS_ASSIGN_OR_RETURN(api::Chunk value, DecodeFloats(mean.value(), {&path, "value"}));
     return api::Set{std::move(value)};
@@ -76,8 +76,8 @@ absl::StatusOr<Kind> DecodeMean(const pb::Mean& mean, size_t prompts, const Fiel
 }
 
 // Set and Add take a tensor or what a handle holds.
-template <typename Message, typename Kind>
-absl::Status DecodeGiven(const Message& from, Kind& to, const FieldPath& path) {
+template <typename Message, typename Target>
+absl::Status DecodeGiven(const Message& from, Target& to, const FieldPath& path) {
   if (from.has_from_handle()) {
     if (from.has_value()) return InvalidAt(path, "has value and from_handle; only one of them can be given");
     FS_ASSIGN_OR_RETURN(to.handle, DecodeHandleValues(from.from_handle(), {&path, "from_handle"}));
@@ -87,13 +87,13 @@ absl::Status DecodeGiven(const Message& from, Kind& to, const FieldPath& path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Kind> DecodeSet(const pb::Set& set, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeSet(const pb::Set& set, const FieldPath& path) {
   api::Set out;
   FS_RETURN_IF_ERROR(DecodeGiven(set, out, path));
   return out;
 }
 
-absl::StatusOr<Kind> DecodeAdd(const pb::Add& add, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeAdd(const pb::Add& add, const FieldPath& path) {
   api::Add out;
   FS_RETURN_IF_ERROR(DecodeGiven(add, out, path));
   if (add.has_scale()) {
@@ -102,31 +102,31 @@ absl::StatusOr<Kind> DecodeAdd(const pb::Add& add, const FieldPath& path) {
   return out;
 }
 
-absl::StatusOr<Kind> DecodeScale(const pb::Scale& scale, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeScale(const pb::Scale& scale, const FieldPath& path) {
   FS_ASSIGN_OR_RETURN(const double factor, Finite(scale.factor(), {&path, "factor"}));
   return api::Scale{factor};
 }
 
-absl::StatusOr<Kind> DecodeInterpolate(const pb::Interpolate& interpolate, size_t prompts, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeInterpolate(const pb::Interpolate& interpolate, size_t prompts, const FieldPath& path) {
   api::Interpolate out;
   FS_ASSIGN_OR_RETURN(out.source, DecodeCopy(interpolate.source(), prompts, {&path, "source"}));
   FS_ASSIGN_OR_RETURN(out.weight, Finite(interpolate.weight(), {&path, "weight"}));
   return out;
 }
 
-absl::StatusOr<Kind> DecodeResample(const pb::Resample& resample, size_t prompts, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeResample(const pb::Resample& resample, size_t prompts, const FieldPath& path) {
   api::Resample out{.rows = {}, .seed = resample.seed(), .positions = {}};
   FS_ASSIGN_OR_RETURN(out.rows, DecodeSources(resample.rows(), prompts, path));
   FS_ASSIGN_OR_RETURN(out.positions, DecodeOptionalPositions(resample.has_positions(), resample.positions(), path));
   return out;
 }
 
-absl::StatusOr<Kind> DecodeProjectOut(const pb::ProjectOut& project_out, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeProjectOut(const pb::ProjectOut& project_out, const FieldPath& path) {
   FS_ASSIGN_OR_RETURN(api::Chunk directions, DecodeDirections(project_out.directions(), {&path, "directions"}));
   return api::ProjectOut{std::move(directions)};
 }
 
-absl::StatusOr<Kind> DecodeSwap(const pb::SwapSubspace& swap, size_t prompts, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeSwap(const pb::SwapSubspace& swap, size_t prompts, const FieldPath& path) {
   api::SwapSubspace out;
   FS_ASSIGN_OR_RETURN(out.source, DecodeCopy(swap.source(), prompts, {&path, "source"}));
   FS_ASSIGN_OR_RETURN(out.directions, DecodeDirections(swap.directions(), {&path, "directions"}));
@@ -135,13 +135,13 @@ absl::StatusOr<Kind> DecodeSwap(const pb::SwapSubspace& swap, size_t prompts, co
   return out;
 }
 
-absl::StatusOr<Kind> DecodeNoise(const pb::Noise& noise, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeNoise(const pb::Noise& noise, const FieldPath& path) {
   FS_ASSIGN_OR_RETURN(const double stddev, Finite(noise.stddev(), {&path, "stddev"}));
   if (stddev < 0) return InvalidAt({&path, "stddev"}, "is ", stddev, "; it must not be negative");
   return api::Noise{stddev, noise.seed()};
 }
 
-absl::StatusOr<Kind> DecodeKind(const pb::Intervention& from, size_t prompts, const FieldPath& path) {
+absl::StatusOr<InterventionKind> DecodeKind(const pb::Intervention& from, size_t prompts, const FieldPath& path) {
   switch (from.kind_case()) {
     case pb::Intervention::kCopy:
       return DecodeCopy(from.copy(), prompts, {&path, "copy"});

@@ -11,7 +11,7 @@ namespace {
 
 namespace pb = ::fluoroscope::v1;
 
-using Kind = decltype(api::Metric::kind);
+using MetricKind = decltype(api::Metric::kind);
 
 absl::StatusOr<std::vector<api::TokenRef>> SomeTokens(const google::protobuf::RepeatedPtrField<pb::TokenRef>& tokens, const FieldPath& path,
                                                       const char* name) {
@@ -19,25 +19,25 @@ absl::StatusOr<std::vector<api::TokenRef>> SomeTokens(const google::protobuf::Re
   return DecodeTokenRefs(tokens, path, name);
 }
 
-absl::StatusOr<Kind> DecodeDifference(const pb::LogitDifference& difference, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeDifference(const pb::LogitDifference& difference, const FieldPath& path) {
   api::LogitDifference out;
   FS_ASSIGN_OR_RETURN(out.right, SomeTokens(difference.right(), path, "right"));
   FS_ASSIGN_OR_RETURN(out.wrong, SomeTokens(difference.wrong(), path, "wrong"));
   return out;
 }
 
-absl::StatusOr<Kind> DecodeMeanLogit(const pb::MeanLogit& mean, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeMeanLogit(const pb::MeanLogit& mean, const FieldPath& path) {
   FS_ASSIGN_OR_RETURN(std::vector<api::TokenRef> tokens, SomeTokens(mean.tokens(), path, "tokens"));
   return api::MeanLogit{std::move(tokens)};
 }
 
 template <typename Message>
-absl::StatusOr<Kind> DecodeProbability(const Message& message, bool logarithm, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeProbability(const Message& message, bool logarithm, const FieldPath& path) {
   FS_ASSIGN_OR_RETURN(std::vector<api::TokenRef> tokens, SomeTokens(message.tokens(), path, "tokens"));
   return api::Probability{std::move(tokens), logarithm};
 }
 
-absl::StatusOr<Kind> DecodeCrossEntropy(const pb::CrossEntropy& entropy, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeCrossEntropy(const pb::CrossEntropy& entropy, const FieldPath& path) {
   api::CrossEntropy out;
   if (entropy.has_token()) {
     FS_ASSIGN_OR_RETURN(out.token, DecodeTokenRef(entropy.token(), {&path, "token"}));
@@ -45,8 +45,8 @@ absl::StatusOr<Kind> DecodeCrossEntropy(const pb::CrossEntropy& entropy, const F
   return out;
 }
 
-absl::StatusOr<Kind> DecodeToReference(const pb::ToReference& to, api::ToReference::Measure measure, size_t prompts, bool of_pairs,
-                                       const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeToReference(const pb::ToReference& to, api::ToReference::Measure measure, size_t prompts, bool of_pairs,
+                                             const FieldPath& path) {
   api::ToReference out{.measure = measure, .row = to.row(), .positions = {}};
   if (of_pairs && out.row > 1) return InvalidAt({&path, "row"}, "is ", out.row, "; 0 is the pair's base run, 1 its source run");
   if (!of_pairs && out.row >= prompts)
@@ -57,13 +57,13 @@ absl::StatusOr<Kind> DecodeToReference(const pb::ToReference& to, api::ToReferen
   return out;
 }
 
-absl::StatusOr<Kind> DecodeRank(const pb::Rank& rank, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeRank(const pb::Rank& rank, const FieldPath& path) {
   if (!rank.has_token()) return InvalidAt({&path, "token"}, "is missing: a rank is of one token");
   FS_ASSIGN_OR_RETURN(api::TokenRef token, DecodeTokenRef(rank.token(), {&path, "token"}));
   return api::Rank{std::move(token)};
 }
 
-absl::StatusOr<Kind> DecodeReadOut(const pb::ReadOut& read, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeReadOut(const pb::ReadOut& read, const FieldPath& path) {
   api::ReadOut out;
   if (read.site().empty()) return InvalidAt({&path, "site"}, "is empty: give a hook name, for instance \"ln_final.hook_normalized\"");
   if (read.site().size() > kMaxNameBytes)
@@ -76,7 +76,7 @@ absl::StatusOr<Kind> DecodeReadOut(const pb::ReadOut& read, const FieldPath& pat
   return out;
 }
 
-absl::StatusOr<Kind> DecodeKind(const pb::Metric& from, size_t prompts, bool of_pairs, const FieldPath& path) {
+absl::StatusOr<MetricKind> DecodeMetricKind(const pb::Metric& from, size_t prompts, bool of_pairs, const FieldPath& path) {
   using Measure = api::ToReference::Measure;
   switch (from.kind_case()) {
     case pb::Metric::kLogitDifference:
@@ -118,7 +118,7 @@ absl::StatusOr<api::Metric> DecodeMetric(const pb::Metric& metric, size_t prompt
   if (metric.has_positions()) {
     FS_ASSIGN_OR_RETURN(out.positions, DecodePositions(metric.positions(), {&path, "positions"}));
   }
-  FS_ASSIGN_OR_RETURN(out.kind, DecodeKind(metric, prompts, of_pairs, path));
+  FS_ASSIGN_OR_RETURN(out.kind, DecodeMetricKind(metric, prompts, of_pairs, path));
   return out;
 }
 

@@ -15,8 +15,7 @@ using model::Part;
 using model::Site;
 using Is = Piece::Row::Is;
 
-// A piece takes senders until one of these is reached: rows, and numbers that senders keep for receivers.
-constexpr size_t kMaxRows = 8192;
+// A piece takes senders until it has kMaxRows, or until they keep so many numbers for receivers.
 constexpr size_t kMaxKept = size_t{1} << 24;
 
 // Where a sender is first felt, and where a receiver reads.
@@ -54,12 +53,6 @@ std::vector<int64_t> Common(const std::vector<int64_t>& a, const std::vector<int
   std::vector<int64_t> both;
   std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
   return both;
-}
-
-std::vector<int64_t> PlacesIn(const std::vector<int64_t>& all, const std::vector<int64_t>& some) {
-  std::vector<int64_t> places;
-  for (int64_t value : some) places.push_back(std::lower_bound(all.begin(), all.end(), value) - all.begin());
-  return places;
 }
 
 class PathPlanner {

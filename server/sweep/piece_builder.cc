@@ -9,6 +9,13 @@ namespace fluoroscope::sweep {
 using model::Part;
 using model::Site;
 
+std::vector<int64_t> PlacesIn(const std::vector<int64_t>& has, const std::vector<int64_t>& wanted) {
+  if (has.empty()) return wanted;
+  std::vector<int64_t> places;
+  for (int64_t one : wanted) places.push_back(std::lower_bound(has.begin(), has.end(), one) - has.begin());
+  return places;
+}
+
 run::RowPlan& PieceBuilder::NewRow(Piece::Row meaning, const std::vector<int64_t>& ids, size_t wave) {
   waves_[wave].push_back(piece_.plan.rows.size());
   run::RowPlan& row = piece_.plan.rows.emplace_back();

@@ -14,9 +14,7 @@ namespace {
 using model::Part;
 using model::Site;
 
-// A piece takes cells until one of these is reached. They bound what a plan takes in memory, which nobody counts, and the values that
-// base and source runs keep, which the budget does.
-constexpr size_t kMaxRows = 8192;
+// A piece takes cells until it has kMaxRows or one of these is reached: they bound the values that base and source runs keep.
 constexpr size_t kMaxIds = size_t{1} << 22;
 constexpr size_t kMaxPairs = 256;
 
@@ -50,14 +48,6 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
     altered.push_back(position);
   }
   return altered;
-}
-
-// Where each of `wanted` stands in `has`, which is ascending and has them all; empty: everything, as it lies.
-std::vector<int64_t> PlacesIn(const std::vector<int64_t>& has, const std::vector<int64_t>& wanted) {
-  if (has.empty()) return wanted;
-  std::vector<int64_t> places;
-  for (int64_t one : wanted) places.push_back(std::lower_bound(has.begin(), has.end(), one) - has.begin());
-  return places;
 }
 
 // Plans one piece.
