@@ -1,6 +1,7 @@
 # fs_proto(target SERVICES a.proto ... MESSAGES b.proto ...): a static library of generated code. Generated headers are included
 # as "fluoroscope/v1/plan.pb.h". Our warnings do not apply to them.
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+add_custom_target(generated)  # all generated code, not compiled: what clang-tidy needs
 function(fs_proto target)
   cmake_parse_arguments(ARG "" "" "SERVICES;MESSAGES" ${ARGN})
   set(out ${CMAKE_BINARY_DIR}/proto)
@@ -18,6 +19,8 @@ function(fs_proto target)
       DEPENDS ${CMAKE_SOURCE_DIR}/proto/${proto})
     list(APPEND sources ${generated})
   endforeach()
+  add_custom_target(${target}_generated DEPENDS ${sources})
+  add_dependencies(generated ${target}_generated)
   add_library(${target} STATIC ${sources})
   set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)  # each generated file defines the same names
   target_include_directories(${target} SYSTEM PUBLIC ${out})

@@ -10,7 +10,7 @@ endif()
 
 add_compile_options(-Wall -Wextra -Werror)
 # The presets compile several files of a folder as one: half the time. GCC then takes file-local types for a header's.
-if(CMAKE_UNITY_BUILD)
+if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-Wno-subobject-linkage)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
