@@ -1,7 +1,7 @@
 """Many clients of one server at once, for a while: `scripts/soak` for ten minutes, test_soak.py for less.
 
 Each client is a thread that does what users do, in an order drawn from a seed: forwards with captures and interventions, sweeps, generations, calls that are
-cancelled or run out of time, replies that are read slowly, requests that are wrong. Every answer is compared with the one that the same request got alone before.
+cancelled or run out of time, replies that are read slowly, activations kept and used, requests that are wrong. Every answer is compared with the one that the same request got alone before.
 """
 
 from __future__ import annotations
@@ -74,6 +74,20 @@ def generations() -> list:
     return [of(i) for i in range(4)]
 
 
+KEPT = "blocks.1.hook_resid_pre"
+
+
+def keeping(ttl: int):
+    """Keeps a run's residual stream on the server."""
+    return v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": [9, 8, 7, 6, 5]}}], captures=[{"select": {"sites": [KEPT]}, "keep": {"ttl_seconds": ttl}}])
+
+
+def using(handle: str):
+    """Another prompt's run with all of that in place of its own: from there on it is the kept run."""
+    copied = [{"select": {"sites": [KEPT]}, "copy": {"handle": handle}}]
+    return v1("ForwardRequest")(model="tiny", prompts=[{"tokens": {"ids": [1, 2, 3, 4, 5]}}], logits={}, interventions=copied)
+
+
 def slow_request():
     """A few MiB, more than the server keeps unsent."""
     prompts = [{"tokens": {"ids": [p % 390 + 1 for p in range(60)]}} for _ in range(SLOW_PROMPTS)]
@@ -136,15 +150,18 @@ class Report:
     left: dict[str, float] = field(default_factory=dict)  # what should be 0 at the end
     merged: float = 0  # batches with rows of several requests
 
-    def slope(self) -> float:
-        """MiB a minute by which the resident memory grows in the second half."""
-        half = [point for point in self.resident if point[0] >= self.resident[-1][0] / 2]
-        return float(np.polyfit(*zip(*half), 1)[0] * 60) if len(half) > 2 else 0.0
+    def growth(self) -> tuple[float, float]:
+        """MiB by which the resident memory's line grows in the second half, and the width of the band in which values lie about that line."""
+        seconds, resident = np.array([point for point in self.resident if point[0] >= self.resident[-1][0] / 2]).T
+        slope, start = np.polyfit(seconds, resident, 1)
+        return float(slope * np.ptp(seconds)), float(np.ptp(resident - slope * seconds - start))
 
     def text(self) -> str:
         lines = [f"{count:8d}  {what}" for what, count in sorted(self.calls.items())]
         first, last = self.resident[0][1], self.resident[-1][1]
-        lines += [f"{self.merged:.0f} batches had rows of several requests", f"resident {first:.0f} MiB at the start, {last:.0f} at the end, {self.slope():+.1f} a minute in the second half"]
+        grown, band = self.growth()
+        lines += [f"{self.merged:.0f} batches had rows of several requests"]
+        lines += [f"resident {first:.0f} MiB at the start, {last:.0f} at the end; in the second half {grown:+.1f} MiB, in a band of {band:.1f} MiB"]
         lines += [f"left at the end: {name} {value:g}" for name, value in self.left.items()]
         return "\n".join(lines + [f"WRONG: {text}" for text in self.wrong[:20]])
 
@@ -159,6 +176,7 @@ class Soak:
         for method, requests in ((FORWARD, forwards()), (SWEEP, sweeps()), (GENERATE, generations())):
             self.known += [(method, request, ANSWERS[method](client, request)) for request in requests]
         self.slow = (slow_request(), answer_of_forward(client, slow_request()))
+        self.kept = answer_of_forward(client, v1("ForwardRequest")(model="tiny", prompts=keeping(1).prompts, logits={}))
 
     def run(self) -> Report:
         start = time.monotonic()
@@ -179,13 +197,14 @@ class Soak:
     def _left(self) -> dict[str, float]:
         text = self.server.http("/metrics")[1].splitlines()
         in_flight = sum(float(line.rsplit(" ", 1)[1]) for line in text if line.startswith("fluoroscope_rpcs_in_flight{"))
-        return {"queued": self.server.metric("fluoroscope_queue_depth"), "admitted bytes": self.server.metric("fluoroscope_admitted_bytes"), "calls": in_flight}
+        gauges = {"queued": "queue_depth", "admitted bytes": "admitted_bytes", "handles": "handles", "bytes of handles": "handle_bytes"}
+        return {what: self.server.metric(f"fluoroscope_{gauge}") for what, gauge in gauges.items()} | {"calls": in_flight}
 
     def _client(self, number: int) -> None:
         rng = random.Random(f"{self.seed} {number}")
         metadata = [("x-fluoroscope-principal", f"soak-{number % 6}"), ("x-fluoroscope-priority", "batch" if number % 4 == 3 else "interactive")]
         client = Client(self.server.grpc_address)
-        actions = [self._ask] * 8 + [self._cancel, self._hurry, self._read_slowly, self._mistake]
+        actions = [self._ask] * 8 + [self._cancel, self._hurry, self._read_slowly, self._keep, self._mistake]
         try:
             while time.monotonic() < self.end:
                 action = rng.choice(actions)
@@ -238,6 +257,21 @@ class Soak:
         late = _Late(client, rng.uniform(0, 0.5))
         return self._check(answer_of_forward(late, request, metadata=metadata), expected, "the slow request")
 
+    def _keep(self, client: Client, rng: random.Random, metadata) -> str:
+        """Some handles are deleted, the others' time passes."""
+        leave = rng.random() < 0.3
+        parts = client.call(FORWARD, keeping(2 if leave else 600), metadata=metadata)
+        (handle,) = [part.handle.id for part in parts if part.WhichOneof("part") == "handle"]
+        try:
+            return self._check(answer_of_forward(client, using(handle), metadata=metadata), self.kept, "a kept value")
+        except grpc.RpcError as error:
+            if leave and error.code() == grpc.StatusCode.NOT_FOUND:
+                return "expired"
+            raise
+        finally:
+            if not leave:
+                client.call("fluoroscope.v1.Handles/Delete", handle=handle, metadata=metadata)
+
     def _mistake(self, client: Client, rng: random.Random, metadata) -> str:
         method, fields, code = rng.choice(BAD)
         try:
@@ -276,13 +310,14 @@ def soak(folder: Path, models: dict[str, Path], seconds: float, clients: int, se
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="scripts/soak")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="another order of what the clients do")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {"tiny": tiny_models.tiny(Path(folder) / "tiny")}
         report = soak(Path(folder) / "server", models, 60 * options.minutes, options.clients, options.seed)
-    failed = bool(report.wrong or any(report.left.values()))
+    grown, band = report.growth()
+    failed = bool(report.wrong or any(report.left.values()) or grown > band)
     print("failed" if failed else "passed")
     return int(failed)
 
