@@ -135,7 +135,8 @@ absl::Status SubmitJob(const client::Client& client, const Global& global, const
 }
 
 void AddJobs(CLI::App& app, const Global& global, Action* action) {
-  CLI::App* command = app.add_subcommand("jobs", "Sweeps and path patching that the server keeps: lists, watches, cancels and deletes them");
+  CLI::App* command =
+      app.add_subcommand("jobs", "Sweeps and path patching that the server keeps: lists, watches, cancels and deletes them");
   command->require_subcommand(0, 1);
   auto options = std::make_shared<Options>();
   using Run = absl::Status (*)(const client::Client&, const Global&, const Options&);
