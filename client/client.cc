@@ -14,6 +14,7 @@
 #include "client/raw_call.h"
 #include "client/status.h"
 #include "client/sweep_call.h"
+#include "client/unary_call.h"
 
 namespace fluoroscope::client {
 namespace {
@@ -82,40 +83,25 @@ std::unique_ptr<grpc::ClientContext> Client::NewContext() const {
 }
 
 absl::StatusOr<v1::ServerStatus> Client::GetStatus() const {
-  v1::ServerStatus reply;
-  const grpc::Status status = server_->GetStatus(NewContext().get(), v1::GetStatusRequest(), &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*server_, &v1::Server::Stub::GetStatus, *NewContext(), v1::GetStatusRequest());
 }
 
 absl::StatusOr<v1::GetModelReply> Client::GetModel(const std::string& model) const {
   v1::GetModelRequest request;
   request.set_model(model);
-  v1::GetModelReply reply;
-  const grpc::Status status = models_->GetModel(NewContext().get(), request, &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*models_, &v1::Models::Stub::GetModel, *NewContext(), request);
 }
 
 absl::StatusOr<v1::TokenizeReply> Client::Tokenize(const v1::TokenizeRequest& request) const {
-  v1::TokenizeReply reply;
-  const grpc::Status status = models_->Tokenize(NewContext().get(), request, &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*models_, &v1::Models::Stub::Tokenize, *NewContext(), request);
 }
 
 absl::StatusOr<v1::DetokenizeReply> Client::Detokenize(const v1::DetokenizeRequest& request) const {
-  v1::DetokenizeReply reply;
-  const grpc::Status status = models_->Detokenize(NewContext().get(), request, &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*models_, &v1::Models::Stub::Detokenize, *NewContext(), request);
 }
 
 absl::StatusOr<v1::EstimateReply> Client::Estimate(const v1::ForwardRequest& request) const {
-  v1::EstimateReply reply;
-  const grpc::Status status = inference_->Estimate(NewContext().get(), request, &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*inference_, &v1::Inference::Stub::Estimate, *NewContext(), request);
 }
 
 absl::StatusOr<ForwardResult> Client::Forward(const v1::ForwardRequest& request) const {
@@ -128,7 +114,7 @@ absl::StatusOr<ForwardResult> Client::Forward(const v1::ForwardRequest& request)
     message.Clear();
   }
   const grpc::Status status = call.Finish();
-  if (!status.ok()) return ToAbsl(status);
+  if (!status.ok()) return ToAbsl(status, request.ByteSizeLong());
   return assembler.Finish();
 }
 
@@ -148,20 +134,26 @@ absl::StatusOr<ForwardResult> Client::Generate(const v1::GenerateRequest& reques
     message.Clear();
   }
   const grpc::Status status = call.Finish();
-  if (!status.ok()) return ToAbsl(status);
+  if (!status.ok()) return ToAbsl(status, request.ByteSizeLong());
   return assembler.Finish();
 }
 
 absl::StatusOr<SweepResult> Client::Sweep(const v1::SweepRequest& request, const SweepProgress& progress) const {
   const auto context = NewContext();
-  return ReadSweep(*patching_->Sweep(context.get(), request), *context, progress);
+  return ReadSweep(*patching_->Sweep(context.get(), request), *context, request.ByteSizeLong(), progress);
 }
 
 absl::StatusOr<v1::SweepEstimate> Client::EstimateSweep(const v1::SweepRequest& request) const {
-  v1::SweepEstimate reply;
-  const grpc::Status status = patching_->EstimateSweep(NewContext().get(), request, &reply);
-  if (!status.ok()) return ToAbsl(status);
-  return reply;
+  return CallUnary(*patching_, &v1::Patching::Stub::EstimateSweep, *NewContext(), request);
+}
+
+absl::StatusOr<SweepResult> Client::PathPatch(const v1::PathPatchRequest& request, const SweepProgress& progress) const {
+  const auto context = NewContext();
+  return ReadSweep(*patching_->PathPatch(context.get(), request), *context, request.ByteSizeLong(), progress);
+}
+
+absl::StatusOr<v1::SweepEstimate> Client::EstimatePathPatch(const v1::PathPatchRequest& request) const {
+  return CallUnary(*patching_, &v1::Patching::Stub::EstimatePathPatch, *NewContext(), request);
 }
 
 }  // namespace fluoroscope::client

@@ -76,6 +76,9 @@ class Client {
   using SweepProgress = std::function<void(size_t done, size_t total)>;
   absl::StatusOr<SweepResult> Sweep(const v1::SweepRequest& request, const SweepProgress& progress = {}) const;
   absl::StatusOr<v1::SweepEstimate> EstimateSweep(const v1::SweepRequest& request) const;
+  // Path patching (path.proto): a sweep's result over receivers and senders.
+  absl::StatusOr<SweepResult> PathPatch(const v1::PathPatchRequest& request, const SweepProgress& progress = {}) const;
+  absl::StatusOr<v1::SweepEstimate> EstimatePathPatch(const v1::PathPatchRequest& request) const;
 
   // What the server is doing.
   absl::StatusOr<v1::ServerStatus> GetStatus() const;

@@ -4,7 +4,7 @@
 
 namespace fluoroscope::client {
 
-absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, grpc::ClientContext& context,
+absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, grpc::ClientContext& context, size_t request_bytes,
                                       const Client::SweepProgress& progress) {
   SweepAssembler assembler;
   absl::Status taken;
@@ -17,7 +17,7 @@ absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, 
   }
   const grpc::Status status = call.Finish();
   if (!taken.ok()) return taken;
-  if (!status.ok()) return ToAbsl(status);
+  if (!status.ok()) return ToAbsl(status, request_bytes);
   return assembler.Finish();
 }
 

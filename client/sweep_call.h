@@ -9,8 +9,8 @@
 
 namespace fluoroscope::client {
 
-// Cancels the call when what comes does not fit together.
-absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, grpc::ClientContext& context,
+// `request_bytes` is the size of the request, for its error. Cancels the call when what comes does not fit together.
+absl::StatusOr<SweepResult> ReadSweep(grpc::ClientReader<v1::SweepReply>& call, grpc::ClientContext& context, size_t request_bytes,
                                       const Client::SweepProgress& progress);
 
 }  // namespace fluoroscope::client

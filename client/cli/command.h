@@ -29,6 +29,8 @@ void AddHooks(CLI::App& app, const Global& global, Action* action);
 void AddRun(CLI::App& app, const Global& global, Action* action);
 void AddGenerate(CLI::App& app, const Global& global, Action* action);
 void AddSweep(CLI::App& app, const Global& global, Action* action);
+void AddPathPatch(CLI::App& app, const Global& global, Action* action);
+void AddLens(CLI::App& app, const Global& global, Action* action);
 void AddTop(CLI::App& app, const Global& global, Action* action);
 void AddJobs(CLI::App& app, const Global& global, Action* action);
 

@@ -1,8 +1,6 @@
 // fluoroscope generate MODEL PROMPT
 #include <fmt/core.h>
 
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
@@ -22,7 +20,7 @@ struct GenerateOptions {
   double temperature = 0, top_p = 1, min_p = 0, repetition_penalty = 1;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
-  bool ignore_eos = false;
+  bool ignore_eos = false, isolated = false;
   PromptOptions how;
 };
 
@@ -33,6 +31,7 @@ absl::StatusOr<v1::GenerateRequest> RequestOf(const GenerateOptions& options) {
   request.set_max_new_tokens(options.max_new_tokens);
   request.set_samples(options.samples);
   request.set_ignore_eos(options.ignore_eos);
+  request.set_isolated(options.isolated);
   request.set_top_logprobs(options.top_logprobs);
   for (const std::string& stop : options.stop) {
     if (!IsUtf8(stop)) return absl::InvalidArgumentError("a --stop text is not UTF-8");
@@ -87,13 +86,24 @@ void PrintAsJson(const GenerateOptions& options, uint64_t seed, const std::vecto
              {"bos_added", row.bos_added()},
              {"seed", seed},
              {"continuations", list},
+             {"reused_tokens", result.summary.reused_tokens()},
              {"queue_ms", result.summary.queue_ms()},
              {"run_ms", result.summary.run_ms()},
              {"provenance", ToJson(result.header.provenance())}});
 }
 
+// Beside the text, for whoever watches: how much of the prompt was there already.
+void PrintCosts(const client::ForwardResult& result) {
+  if (!WantsColour(stderr)) return;
+  const v1::ForwardSummary& summary = result.summary;
+  fmt::print(stderr, "{}\n",
+             Dim(fmt::format("{} of {} prompt tokens reused from an earlier call, {:.1f} ms in the queue, {:.1f} ms running",
+                             summary.reused_tokens(), result.header.rows(0).token_ids_size(), summary.queue_ms(), summary.run_ms()),
+                 true));
+}
+
 absl::Status Generate(const client::Client& client, const Global& global, GenerateOptions options) {
-  if (options.prompt == "-") options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  ReadDash(&options.prompt);
   auto request = RequestOf(options);
   if (!request.ok()) return request.status();
   const bool stream = !global.json && options.samples == 1;  // several are shown one after the other
@@ -121,6 +131,10 @@ absl::Status Generate(const client::Client& client, const Global& global, Genera
     for (size_t i = 0; i < continuations.size(); ++i)
       fmt::print("{}\n{}{}\n{}", Bold(fmt::format("sample {}", i), colour), Dim(options.prompt, colour), continuations[i].text,
                  i + 1 < continuations.size() ? "\n" : "");
+  }
+  if (!global.json) {
+    std::fflush(stdout);
+    PrintCosts(*result);
   }
   return absl::OkStatus();
 }
@@ -155,6 +169,10 @@ void AddGenerate(CLI::App& app, const Global& global, Action* action) {
   command->add_option("--top-logprobs", options->top_logprobs, "With --json: so many of the most likely tokens, with each token (0)")
       ->option_text("N");
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on behind the model's end-of-sequence tokens");
+  command->add_flag(
+      "--isolated", options->isolated,
+      "The continuation steps alone, and nothing of the prompt is reused from earlier calls: a repeat gives the same bits. Otherwise "
+      "the beginning of a prompt that this --principal had run before is not run again");
   AddPromptOptions(*command, &options->how);
   command->callback([&global, action, options] {
     *action = [&global, options](const client::Client& client) { return Generate(client, global, *options); };

@@ -32,7 +32,7 @@ constexpr std::array<Colour, 11> kScale = {{{103, 0, 31},
                                             {33, 102, 172},
                                             {5, 48, 97}}};
 constexpr Colour kNoNumber = {128, 128, 128};
-constexpr size_t kMaxCell = 7, kNumberCell = 5, kMaxLabel = 24, kMaxLabelLines = 6;
+constexpr size_t kMaxCell = 7, kNumberCell = 5, kMaxTextCell = 12, kMaxLabel = 24, kMaxLabelLines = 6;
 
 // Where on the scale, from 0 to its last step.
 double Share(const HeatMap& map, double value) {
@@ -52,12 +52,11 @@ Colour ColourOf(const HeatMap& map, double value) {
 constexpr std::array<int, kScale.size()> kScale256 = {88, 124, 167, 216, 224, 231, 189, 153, 74, 25, 17};
 constexpr int kNoNumber256 = 244;
 
-// The text on the value's colour, itself black or white, or pale where it says nothing but zero.
-std::string On(const HeatMap& map, double value, Palette palette, std::string_view text) {
+// The text on the value's colour, itself black or white, or pale where it says little.
+std::string On(const HeatMap& map, double value, Palette palette, std::string_view text, bool pale = false) {
   const Colour colour = ColourOf(map, value);
   const bool light = 0.299 * colour.red + 0.587 * colour.green + 0.114 * colour.blue > 140;
-  const bool zero = !std::isnan(value) && text.find_first_of("123456789") == std::string_view::npos;
-  const int ink = !light ? 231 : zero ? 248 : 16;
+  const int ink = !light ? 231 : pale ? 248 : 16;
   if (palette == Palette::k24Bit)
     return fmt::format("\x1b[48;2;{:.0f};{:.0f};{:.0f};38;5;{}m{}", colour.red, colour.green, colour.blue, ink, text);
   const int step = std::isnan(value) ? kNoNumber256 : kScale256[static_cast<size_t>(std::lround(Share(map, value)))];
@@ -114,9 +113,15 @@ std::string Piece(const HeatMap& map, size_t first, size_t last, size_t cell, si
     text += std::string(margin - 1 - DisplayWidth(label), ' ') + label + " ";
     for (size_t c = first; c < last; ++c) {
       const double value = map.values[r * map.columns.size() + c];
+      if (!map.texts.empty()) {
+        const std::string shown = Clip(map.texts[r * map.columns.size() + c], cell - 1);
+        text += On(map, value, palette, " " + shown + std::string(cell - 1 - std::min(cell - 1, DisplayWidth(shown)), ' '));
+        continue;
+      }
       const std::string number = cell >= kNumberCell ? Short(value) : "";
       const bool fits = number.size() <= cell;
-      text += On(map, value, palette, fmt::format("{:>{}}", fits ? number : "", cell - (cell > kNumberCell && fits ? 1 : 0)));
+      const bool zero = !std::isnan(value) && number.find_first_of("123456789") == std::string::npos;
+      text += On(map, value, palette, fmt::format("{:>{}}", fits ? number : "", cell - (cell > kNumberCell && fits ? 1 : 0)), zero);
       if (cell > kNumberCell && fits) text += " ";
     }
     text += std::string(kReset) + "\n";
@@ -144,8 +149,14 @@ std::string Draw(const HeatMap& map, Palette palette, size_t width) {
   size_t margin = DisplayWidth(map.row_title);
   for (const std::string& row : map.rows) margin = std::max(margin, std::min(DisplayWidth(row), kMaxLabel));
   margin += 2;
-  const size_t room = std::max(width, margin + kMaxCell) - margin;
-  const size_t cell = std::clamp<size_t>(room / map.columns.size(), 2, kMaxCell);
+  size_t least = 2, most = kMaxCell;
+  if (!map.texts.empty()) {  // as wide as the widest text, whatever the terminal's width: a token cut to two letters says nothing
+    most = kNumberCell;
+    for (const std::string& shown : map.texts) most = std::max(most, DisplayWidth(shown) + 2);
+    least = most = std::min(most, kMaxTextCell);
+  }
+  const size_t room = std::max(width, margin + most) - margin;
+  const size_t cell = std::clamp<size_t>(room / map.columns.size(), least, most);
   const size_t fit = std::max<size_t>(1, room / cell);  // columns in a piece
   std::string text;
   for (size_t first = 0; first < map.columns.size(); first += fit) {
@@ -156,13 +167,31 @@ std::string Draw(const HeatMap& map, Palette palette, size_t width) {
   return text;
 }
 
+void TurnRows(HeatMap& map) {
+  const size_t columns = map.columns.size();
+  const auto turn = [&](auto& cells) {
+    std::decay_t<decltype(cells)> turned;
+    for (size_t r = cells.empty() ? 0 : map.rows.size(); r-- > 0;) {
+      const auto begin = cells.begin() + static_cast<std::ptrdiff_t>(r * columns);
+      turned.insert(turned.end(), begin, begin + static_cast<std::ptrdiff_t>(columns));
+    }
+    cells = std::move(turned);
+  };
+  std::reverse(map.rows.begin(), map.rows.end());
+  turn(map.values);
+  turn(map.texts);
+}
+
 std::string DrawPlain(const HeatMap& map) {
   std::vector<Table::Column> columns = {{map.row_title, Align::kRight}};
   for (const std::string& column : map.columns) columns.push_back({Clip(column, kMaxLabel), Align::kRight});
   Table table(std::move(columns));
   for (size_t r = 0; r < map.rows.size(); ++r) {
     std::vector<std::string> cells = {Clip(map.rows[r], kMaxLabel)};
-    for (size_t c = 0; c < map.columns.size(); ++c) cells.push_back(Rounded(map.values[r * map.columns.size() + c], 3));
+    for (size_t c = 0; c < map.columns.size(); ++c) {
+      const size_t at = r * map.columns.size() + c;
+      cells.push_back(map.texts.empty() ? Rounded(map.values[at], 3) : map.texts[at] + " " + Rounded(map.values[at], 2));
+    }
     table.Add(std::move(cells));
   }
   return table.ToString(false);
@@ -178,11 +207,7 @@ std::string Legend(const HeatMap& map, Palette palette) {
 std::string PositionLabel(const std::string& label) {
   const size_t colon = label.find(':');
   if (colon == std::string::npos) return label;
-  std::string token = label.substr(colon + 1);
-  if (token.starts_with(" ") && token.size() > 1) token.erase(0, 1);
-  const std::string quoted = Quoted(token);  // control characters visible; the quotes only where the token would not be
-  const bool blank = token.find_first_not_of(' ') == std::string::npos;
-  return label.substr(0, colon) + " " + (blank ? quoted : quoted.substr(1, quoted.size() - 2));
+  return label.substr(0, colon) + " " + ShownToken(label.substr(colon + 1));
 }
 
 }  // namespace fluoroscope::cli

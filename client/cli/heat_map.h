@@ -19,13 +19,16 @@ struct HeatMap {
   std::string row_title, column_title;
   std::vector<std::string> rows, columns;  // labels, the first row on top
   std::vector<double> values;              // row-major [rows, columns]
+  std::vector<std::string> texts;          // the same: what cells say instead of their value's number; empty: the numbers
   // The middle of the colours and how far from it they reach: centre - reach is all red, centre + reach all blue.
   double centre = 0, reach = 1;
 };
 
 // Coloured cells in at most `width` columns; a map that is too wide comes in several pieces, one below the other.
 std::string Draw(const HeatMap& map, Palette palette, size_t width);
-// The same numbers as a table.
+// The last row on top: for layers, which run from the bottom to the top, as the residual stream is drawn.
+void TurnRows(HeatMap& map);
+// The same numbers as a table, behind the texts where there are some.
 std::string DrawPlain(const HeatMap& map);
 // What the colours mean: "-1.00 ▇▇▇ 1.00" on one line.
 std::string Legend(const HeatMap& map, Palette palette);

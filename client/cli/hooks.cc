@@ -13,16 +13,27 @@ std::vector<std::string> Axes(const v1::Site& site) { return {site.axes().begin(
 std::vector<int64_t> Sizes(const v1::Site& site) { return {site.shape().begin(), site.shape().end()}; }
 
 nlohmann::ordered_json ToJson(const v1::Site& site) {
-  nlohmann::ordered_json json = {{"name", site.name()},           {"equation", site.equation()}, {"axes", Axes(site)},
-                                 {"shape", Sizes(site)},          {"readable", site.readable()}, {"editable", site.editable()},
+  nlohmann::ordered_json json = {{"name", site.name()},
+                                 {"equation", site.equation()},
+                                 {"axes", Axes(site)},
+                                 {"shape", Sizes(site)},
+                                 {"readable", site.readable()},
+                                 {"editable", site.editable()},
+                                 {"has_gradient", site.has_gradient()},
                                  {"unavailable_because", nullptr}};
   if (!site.unavailable_because().empty()) json["unavailable_because"] = site.unavailable_because();
   return json;
 }
 
 std::string Uses(const v1::Site& site) {
-  if (site.readable() && site.editable()) return "read, edit";
-  return site.readable() ? "read" : site.editable() ? "edit" : "";
+  std::string uses;
+  const auto add = [&](bool can, const char* what) {
+    if (can) uses += (uses.empty() ? "" : ", ") + std::string(what);
+  };
+  add(site.readable(), "read");
+  add(site.editable(), "edit");
+  add(site.has_gradient(), "gradient");
+  return uses;
 }
 
 void Print(const v1::GetModelReply& model) {

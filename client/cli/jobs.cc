@@ -18,7 +18,7 @@ Jobs belong to the principal that submitted them: give the same --principal NAME
 
 Examples:
   export FLUOROSCOPE_PRINCIPAL=me
-  fluoroscope sweep smollm2-135m … --as-job     submits a job and prints its id
+  fluoroscope sweep smollm2-135m … --as-job     submits a job and prints its id; so does path-patch
   fluoroscope jobs                              lists yours, newest first
   fluoroscope jobs watch ID                     waits for the end and shows the heat map
   fluoroscope jobs watch ID --csv > sweep.csv)";
@@ -135,7 +135,8 @@ absl::Status SubmitJob(const client::Client& client, const Global& global, const
 }
 
 void AddJobs(CLI::App& app, const Global& global, Action* action) {
-  CLI::App* command = app.add_subcommand("jobs", "Sweeps that the server keeps: lists, watches, cancels and deletes them");
+  CLI::App* command =
+      app.add_subcommand("jobs", "Sweeps and path patching that the server keeps: lists, watches, cancels and deletes them");
   command->require_subcommand(0, 1);
   auto options = std::make_shared<Options>();
   using Run = absl::Status (*)(const client::Client&, const Global&, const Options&);

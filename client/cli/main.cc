@@ -21,6 +21,8 @@ Examples:
   fluoroscope run smollm2-135m "The capital of France is" --top 5
   fluoroscope generate smollm2-135m "Once upon a time" --max-new-tokens 40
   fluoroscope sweep smollm2-135m --clean "…" --corrupt "…" --answer " Mary" --foil " John"
+  fluoroscope path-patch smollm2-135m --clean "…" --corrupt "…" --answer " Mary" --foil " John"
+  fluoroscope lens smollm2-135m "The capital of France is"
   echo -n "Once upon a time" | fluoroscope run smollm2-135m - --json
 
 `fluoroscope COMMAND --help` explains a command. Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 no server answers.)";
@@ -67,6 +69,8 @@ int Main(int argc, char** argv) {
   AddRun(app, global, &action);
   AddGenerate(app, global, &action);
   AddSweep(app, global, &action);
+  AddPathPatch(app, global, &action);
+  AddLens(app, global, &action);
   AddTop(app, global, &action);
   AddJobs(app, global, &action);
   app.footer(kFooter);  // behind the commands, which would copy it

@@ -79,6 +79,20 @@ std::string Quoted(const std::string& token) {
   return nlohmann::json(token).dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
 }
 
+std::string ShownToken(std::string token) {
+  if (token.starts_with(" ") && token.size() > 1) token.erase(0, 1);
+  const std::string quoted = Quoted(token);
+  const bool blank = token.find_first_not_of(' ') == std::string::npos;
+  return blank ? quoted : quoted.substr(1, quoted.size() - 2);
+}
+
+std::string CsvField(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
+}
+
 bool IsUtf8(const std::string& text) {
   return nlohmann::json::parse(Quoted(text)).get_ref<const std::string&>() == text;  // Quoted replaces what is not
 }

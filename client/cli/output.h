@@ -42,6 +42,12 @@ size_t DisplayWidth(std::string_view utf8);
 // The token in quotes, its white space and control characters visible: " Paris", "\n".
 std::string Quoted(const std::string& token);
 
+// The token as a label: without its leading space, control characters visible, in quotes only where nothing but spaces would be left.
+std::string ShownToken(std::string token);
+
+// The text as a field of a CSV line, in quotes where it needs them.
+std::string CsvField(const std::string& text);
+
 // Whether the text is UTF-8: nothing else can be sent.
 bool IsUtf8(const std::string& text);
 

@@ -1,5 +1,8 @@
 #include "client/cli/prompt.h"
 
+#include <iostream>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "client/cli/output.h"
 
@@ -11,6 +14,10 @@ void AddPromptOptions(CLI::App& command, PromptOptions* options) {
       ->option_text("WHEN");
   command.add_flag("--parse-special-tokens", options->parse_special_tokens,
                    "Special tokens written in the prompt (<|im_start|>) become their ids");
+}
+
+void ReadDash(std::string* prompt) {
+  if (*prompt == "-") prompt->assign(std::istreambuf_iterator<char>(std::cin), {});
 }
 
 absl::Status SetPrompt(const std::string& text, const std::string& what, const PromptOptions& options, v1::Prompt* prompt) {

@@ -17,6 +17,9 @@ struct PromptOptions {
 // --bos and --parse-special-tokens. `options` outlives the parsing.
 void AddPromptOptions(CLI::App& command, PromptOptions* options);
 
+// A prompt of "-" becomes what standard input has.
+void ReadDash(std::string* prompt);
+
 // INVALID_ARGUMENT for text that is not UTF-8; `what` names it.
 absl::Status SetPrompt(const std::string& text, const std::string& what, const PromptOptions& options, v1::Prompt* prompt);
 

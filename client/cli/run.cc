@@ -2,13 +2,11 @@
 #include <fmt/core.h>
 
 #include <cmath>
-#include <iostream>
-#include <iterator>
 #include <memory>
 
-#include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/output.h"
+#include "client/cli/predictions.h"
 #include "client/cli/prompt.h"
 #include "client/cli/reply_json.h"
 
@@ -21,69 +19,18 @@ struct RunOptions {
   PromptOptions how;
 };
 
-struct Prediction {
-  int64_t id = 0;
-  std::string token;
-  double logit = 0, log_probability = 0;
-};
-
-// The tokens of these ids, as labels.
-absl::StatusOr<std::vector<std::string>> Labels(const client::Client& client, const std::string& model, std::span<const int64_t> ids) {
-  v1::TokenizeRequest request;
-  request.set_model(model);
-  request.add_prompts()->mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
-  auto reply = client.Tokenize(request);
-  if (!reply.ok()) return reply.status();
-  if (reply->rows_size() != 1 || reply->rows(0).tokens_size() != static_cast<int>(ids.size())) {
-    return absl::InternalError(absl::StrCat("asked for ", ids.size(), " token labels, the server sent another number"));
-  }
-  return std::vector<std::string>(reply->rows(0).tokens().begin(), reply->rows(0).tokens().end());
-}
-
-absl::StatusOr<std::vector<Prediction>> Predictions(const client::Client& client, const std::string& model,
-                                                    const client::ForwardResult& result) {
-  const client::Tensor* tokens = result.Find("top.tokens");
-  const client::Tensor* logits = result.Find("top.logits");
-  const client::Tensor* logprobs = result.Find("top.logprobs");
-  if (tokens == nullptr || logits == nullptr || logprobs == nullptr) {
-    return absl::InternalError("the server's reply lacks one of top.tokens, top.logits, top.logprobs");
-  }
-  auto ids = tokens->AsInt64s();
-  if (!ids.ok()) return ids.status();
-  auto logit = logits->ToFloats();
-  if (!logit.ok()) return logit.status();
-  auto logprob = logprobs->ToFloats();
-  if (!logprob.ok()) return logprob.status();
-  if (logit->size() != ids->size() || logprob->size() != ids->size()) {
-    return absl::InternalError("top.tokens, top.logits and top.logprobs of the server's reply differ in size");
-  }
-  auto labels = Labels(client, model, *ids);
-  if (!labels.ok()) return labels.status();
-  std::vector<Prediction> predictions;
-  for (size_t i = 0; i < ids->size(); ++i) predictions.push_back({(*ids)[i], (*labels)[i], (*logit)[i], (*logprob)[i]});
-  return predictions;
-}
-
-void PrintAsJson(const RunOptions& options, const client::ForwardResult& result, const std::vector<Prediction>& predictions) {
+void PrintAsJson(const RunOptions& options, const client::ForwardResult& result, const Predictions& predictions) {
   const v1::RowInfo& row = result.header.rows(0);
-  auto top = nlohmann::ordered_json::array();
-  for (const Prediction& p : predictions) {
-    top.push_back({{"token", p.token},
-                   {"id", p.id},
-                   {"probability", std::exp(p.log_probability)},
-                   {"log_probability", p.log_probability},
-                   {"logit", p.logit}});
-  }
   PrintJson({{"prompt", options.prompt},
              {"tokens", TokensToJson(row)},
              {"bos_added", row.bos_added()},
-             {"top", top},
+             {"top", ToJson(predictions)},
              {"queue_ms", result.summary.queue_ms()},
              {"run_ms", result.summary.run_ms()},
              {"provenance", ToJson(result.header.provenance())}});
 }
 
-void PrintForPeople(const client::ForwardResult& result, const std::vector<Prediction>& predictions) {
+void PrintForPeople(const client::ForwardResult& result, const Predictions& predictions) {
   const bool colour = WantsColour(stdout);
   const v1::RowInfo& row = result.header.rows(0);
   std::string tokens;
@@ -105,7 +52,7 @@ void PrintForPeople(const client::ForwardResult& result, const std::vector<Predi
 }
 
 absl::Status Run(const client::Client& client, const Global& global, RunOptions options) {
-  if (options.prompt == "-") options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  ReadDash(&options.prompt);
   v1::ForwardRequest request;
   request.set_model(options.model);
   request.mutable_logits()->set_top_k(options.top);
@@ -113,8 +60,9 @@ absl::Status Run(const client::Client& client, const Global& global, RunOptions 
   auto result = client.Forward(request);
   if (!result.ok()) return result.status();
   if (result->header.rows_size() != 1) return absl::InternalError("the server's reply does not describe the one prompt that was sent");
-  auto predictions = Predictions(client, options.model, *result);
+  auto predictions = ReadPredictions(result->Find("top.tokens"), result->Find("top.logits"), result->Find("top.logprobs"));
   if (!predictions.ok()) return predictions.status();
+  if (absl::Status status = AddTexts(client, options.model, *predictions); !status.ok()) return status;
   for (const std::string& warning : result->summary.warnings()) fmt::print(stderr, "warning: {}\n", warning);
   if (global.json) {
     PrintAsJson(options, *result, *predictions);

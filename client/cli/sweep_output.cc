@@ -55,6 +55,26 @@ std::vector<Axis> AxesOf(const GridText& text, const client::SweepResult& result
   return axes;
 }
 
+// Heads by layers, where the second axis is a grid of senders: "0.0", "0.1", … Receivers by 270 senders are no picture.
+std::vector<Axis> AxesToDraw(std::vector<Axis> axes) {
+  if (axes.size() != 2 || axes[1].name != "sender") return axes;
+  Axis layers{"layer", {}}, heads{"head", {}};
+  const auto add = [](Axis& axis, const std::string& label) {
+    if (std::find(axis.labels.begin(), axis.labels.end(), label) == axis.labels.end()) axis.labels.push_back(label);
+  };
+  for (const std::string& label : axes[1].labels) {
+    const size_t dot = label.find('.');
+    if (dot == std::string::npos) return axes;
+    add(layers, label.substr(0, dot));
+    add(heads, label.substr(dot + 1));
+  }
+  std::vector<std::string> grid;
+  for (const std::string& layer : layers.labels)
+    for (const std::string& head : heads.labels) grid.push_back(layer + "." + head);
+  if (layers.labels.size() < 2 || grid != axes[1].labels) return axes;
+  return {axes[0], layers, heads};
+}
+
 // As they are read: "9 John".
 std::vector<std::string> ShownLabels(const Axis& axis) {
   if (axis.name != "position" && axis.name != "source") return axis.labels;
@@ -76,7 +96,11 @@ std::string What(const v1::SweepRequest& request) {
     case v1::SWEEP_KIND_RESAMPLE:
       return fmt::format("{}: resampled values into the {} run", sites, run);
     default:
-      return fmt::format("{}: {} values into the {} run", sites, noise ? "corrupt" : "clean", run);
+      return fmt::format("{}: {} values into the {} run", sites,
+                         request.pairs(0).source_handles_size() > 0 ? "the handles'"
+                         : noise                                    ? "corrupt"
+                                                                    : "clean",
+                         run);
   }
 }
 
@@ -92,17 +116,6 @@ HeatMap Scaled(const client::SweepResult& result, bool raw, bool* is_normalized)
     if (std::isfinite(value)) reach = std::max(reach, std::abs(value - map.centre));
   map.reach = reach > 0 ? reach : 1;
   return map;
-}
-
-// The layers run from the bottom to the top, as the residual stream is drawn; everything else reads from the top.
-void TurnLayers(HeatMap& map) {
-  const size_t columns = map.columns.size();
-  std::reverse(map.rows.begin(), map.rows.end());
-  std::vector<double> turned;
-  for (size_t r = map.rows.size(); r-- > 0;)
-    turned.insert(turned.end(), map.values.begin() + static_cast<std::ptrdiff_t>(r * columns),
-                  map.values.begin() + static_cast<std::ptrdiff_t>((r + 1) * columns));
-  map.values = std::move(turned);
 }
 
 std::string Labels(const std::vector<Axis>& axes, size_t count, size_t place) {
@@ -125,13 +138,6 @@ nlohmann::ordered_json Nested(const std::vector<Axis>& axes, const std::vector<d
   auto list = nlohmann::ordered_json::array();
   for (size_t i = 0; i < axes[axis].labels.size(); ++i) list.push_back(Nested(axes, values, axis + 1, at));
   return list;
-}
-
-std::string CsvField(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + "\"";
 }
 
 double Saved(const v1::SweepEstimate& estimate) { return estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0; }
@@ -163,13 +169,14 @@ void PrintGrid(const GridText& text, const client::SweepResult& result, const Gr
 void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool raw) {
   const Palette palette = PaletteOf(stdout);
   const bool colour = palette != Palette::kNone;
-  const std::vector<Axis> axes = AxesOf(text, result);
+  const std::vector<Axis> axes = AxesToDraw(AxesOf(text, result));
   bool normalized = false;
   const HeatMap whole = Scaled(result, raw, &normalized);
   const bool noise = text.noise;
   fmt::print("{}\n", Bold(text.what, colour));
-  fmt::print("{} is {:.3f} in the {} run and {:.3f} in the {} one.\n{}\n", result.header.metrics(0), result.MeanBase(),
-             noise ? "clean" : "corrupt", result.MeanSource(), noise ? "corrupt" : "clean",
+  const double source = result.MeanSource();  // not a number where handles stand for the source run
+  fmt::print("{} is {:.3f} in the {} run{}.\n{}\n", result.header.metrics(0), result.MeanBase(), noise ? "clean" : "corrupt",
+             std::isnan(source) ? "" : fmt::format(" and {:.3f} in the {} one", source, noise ? "corrupt" : "clean"),
              normalized ? fmt::format("Shown: 0 is the {} run, 1 the {} run.", noise ? "clean" : "corrupt", noise ? "corrupt" : "clean")
                         : "Shown: its value in each cell.");
   const size_t inner = std::min<size_t>(axes.size(), 2), outer = axes.size() - inner;
@@ -182,7 +189,7 @@ void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool
     map.rows = ShownLabels(axes[outer]);
     map.column_title = inner == 2 ? axes[outer + 1].name : "";
     map.columns = inner == 2 ? ShownLabels(axes[outer + 1]) : std::vector<std::string>{result.header.metrics(0)};
-    if (map.row_title == "layer") TurnLayers(map);
+    if (map.row_title == "layer") TurnRows(map);
     fmt::print("\n");
     if (outer > 0) fmt::print("{}\n", Bold(Labels(axes, outer, place), colour));
     fmt::print("{}", colour ? Draw(map, palette, WidthOf(stdout)) : DrawPlain(map));

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "client/cli/notation.h"
 #include "client/cli/output.h"
-#include "client/cli/sweep_request.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -81,6 +81,30 @@ TEST(HeatMapTest, PlainNumbersAreATable) {
             "layer   0 The  1 capital\n"
             "    1  -1.000      0.250\n"
             "    0   1.000        nan\n");
+}
+
+HeatMap Texts() {
+  HeatMap map;
+  map.row_title = "layer";
+  map.column_title = "position";
+  map.rows = {"0", "1"};
+  map.columns = {"0 a", "1 b"};
+  map.values = {0, 0.25, 0.5, 1};
+  map.texts = {"the", "Paris", "\"  \"", "Antidisestablishment"};
+  return map;
+}
+
+TEST(HeatMapTest, CellsMayBeTexts) {
+  HeatMap map = Texts();
+  TurnRows(map);
+  EXPECT_EQ(DrawPlain(map),
+            "layer        0 a                        1 b\n"
+            "    1  \"  \" 0.50  Antidisestablishment 1.00\n"
+            "    0   the 0.00                 Paris 0.25\n");
+  const std::vector<std::string> lines = Lines(Bare(Draw(map, Palette::k256, 80)));
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[2], "     1  \"  \"        Antidisest…");
+  EXPECT_EQ(lines[3], "     0  the         Paris      ");
 }
 
 TEST(HeatMapTest, TokensAreReadable) {

@@ -40,7 +40,7 @@ def test_hooks_shows_every_site_with_its_equation(cli):
     assert "[pos, d_model=576]" in table["blocks.{l}.hook_resid_pre"]
     assert "[pos, kv_head=3, d_head=64]" in table["blocks.{l}.attn.hook_k"]
     assert "attn.hook_pattern @ attn.hook_v" in table["blocks.{l}.attn.hook_z"]
-    assert "read, edit" in table["blocks.{l}.attn.hook_z"]
+    assert "read, edit, gradient  " in table["blocks.{l}.attn.hook_z"] and "read  " in table["blocks.{l}.hook_attn_in"]
     assert lines.index(table["hook_pos_embed"]) > lines.index("NOT IN THIS MODEL  BECAUSE")
     assert "0 to 29" in lines[-1]
 
@@ -50,6 +50,7 @@ def test_hooks_as_json(cli):
     sites = {site["name"]: site for site in reply["sites"]}
     assert (reply["model"], reply["layers"]) == ("smollm2-135m", 30)
     pattern = sites["blocks.{l}.attn.hook_pattern"]
+    assert pattern["has_gradient"] and not sites["blocks.{l}.hook_q_input"]["has_gradient"] and not sites["hook_pos_embed"]["has_gradient"]
     assert (pattern["axes"], pattern["shape"], pattern["unavailable_because"]) == (["head", "query", "key"], [9, -1, -1], None)
     assert "position" in sites["hook_pos_embed"]["unavailable_because"]
 
@@ -125,6 +126,15 @@ def test_a_prompt_that_is_no_text(cli):
     done = cli("run", "smollm2-135m", "-", stdin=b"caf\xe9")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "fluoroscope: the prompt is not UTF-8 text (INVALID_ARGUMENT)\n"
+
+
+def test_a_request_over_the_receive_limit(cli):
+    """gRPC's own words are two numbers; the C++ client says what they mean and what to do."""
+    for command in ("run", "generate", "lens"):
+        done = cli(command, "smollm2-135m", "-", stdin="x" * (5 << 20))
+        assert (done.returncode, done.stdout) == (1, "")
+        for words in ("the request has 52429", "bytes (5.0 MiB)", "at most 4194304 (4.0 MiB)", "Handles.Put", "limits.max_receive_mib", "RESOURCE_EXHAUSTED"):
+            assert words in done.stderr
 
 
 def test_a_deadline(cli):

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from .conftest import CLI, run_cli
+from .test_cli import on_a_terminal
 
 STORY = "Once upon a time"
 
@@ -36,6 +37,25 @@ def test_as_json(greedy):
 def test_the_text_goes_to_the_terminal(cli, greedy):
     assert ok(cli("generate", "smollm2-135m", STORY, "--max-new-tokens", "12")) == STORY + greedy["continuations"][0]["text"] + "\n"
     assert ok(cli("generate", "smollm2-135m", "-", "--max-new-tokens", "12", stdin=STORY)).startswith(STORY)
+
+
+def test_what_was_reused_is_said(cli):
+    """A prompt of several blocks: its beginning is there from the first call, unless the second is isolated. The numbers stay within rounding."""
+    prompt = "The quick brown fox jumps over the lazy dog and runs away. " * 5
+
+    def reply(*options: str) -> dict:
+        return json.loads(ok(cli("generate", "smollm2-135m", prompt, "--max-new-tokens", "3", "--json", "--principal", "reuse", *options)))
+
+    first, second, isolated = reply(), reply(), reply("--isolated")
+    assert first["reused_tokens"] == isolated["reused_tokens"] == 0 < second["reused_tokens"] < len(second["tokens"])
+    assert first["continuations"][0]["text"] == second["continuations"][0]["text"] == isolated["continuations"][0]["text"]
+    assert isolated["provenance"]["isolated"] and not second["provenance"]["isolated"]
+    assert reply("--isolated")["continuations"] == isolated["continuations"], "bit for bit"
+
+
+def test_on_a_terminal_the_costs_stand_below_the_text(target):
+    text = on_a_terminal(["--target", target, "generate", "smollm2-135m", STORY, "--max-new-tokens", "2"], NO_COLOR="", TERM="xterm")
+    assert "0 of 4 prompt tokens reused from an earlier call" in text.splitlines()[-1]
 
 
 def test_it_streams(target):

@@ -150,6 +150,26 @@ def test_prompts_of_unequal_length(cli, model):
     np.testing.assert_allclose(reply["values"], wanted.values, atol=LIMIT)
 
 
+def test_handles_as_the_source(cli, target):
+    """Kept by the SDK; the prompt that they came from may be left out."""
+    with fs.connect(target, principal="sweeps") as client:
+        model = client.model("smollm2-135m")
+        with model.keep(CLEAN, ["blocks.3.hook_resid_pre", "blocks.20.hook_resid_pre"]) as kept:
+            ids = [handle.id for handle in kept.values()]
+            wanted = model.sweep(None, CORRUPT, metric=DIFF, layers=[3, 20], source=kept)
+            ask = [part for part in ASK if part not in ("--clean", CLEAN)] + ["--layers", "3,20", "--principal", "sweeps", "--source-handle", ",".join(ids)]
+            reply = json.loads(ok(cli(*ask, "--json")))
+            np.testing.assert_allclose(reply["values"], wanted.values, atol=LIMIT)
+            assert (reply["clean"], reply["source"], reply["normalized"]) == ([], None, None)
+            assert reply["sweep"] == "hook_resid_pre: the handles' values into the corrupt run"
+            lines = ok(cli(*ask)).splitlines()
+            assert lines[1] == f"logit_diff is {wanted.base[0]:.3f} in the corrupt run." and lines[2] == "Shown: its value in each cell."
+            both = json.loads(ok(cli(*ask, "--clean", CLEAN, "--json")))
+            np.testing.assert_allclose(both["normalized"], model.sweep(CLEAN, CORRUPT, metric=DIFF, layers=[3, 20]).normalized, atol=LIMIT)
+        gone = cli(*ask)
+        assert gone.returncode == 1 and "NOT_FOUND" in gone.stderr
+
+
 def bare(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*[mK]", "", text).replace("\r\n", "\n")
 
@@ -216,7 +236,8 @@ def test_what_is_wrong_is_said(cli, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["sweep", "m"], "--clean is required"),
+        (["sweep", "m", "--answer", "a"], "--clean is required"),
+        (["sweep", "m", "--answer", "a", "--corrupt", "c", "--direction", "noise", "--source-handle", "h"], "--clean is required"),
         ([*BASE[:-2]], "--answer is required"),
         ([*ASK, "--over", "place"], "place"),
         ([*ASK, "--direction", "up"], "--direction"),

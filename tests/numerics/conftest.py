@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import fluoroscope as fs
 import pytest
 import torch
+from fluoroscope.fetch import fetch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from .checkpoints import SPECS, Checkpoint, make  # noqa: E402
+from .checkpoints import SPECS, Checkpoint, load, make  # noqa: E402
 from .reference import Weights, weights_of  # noqa: E402
-from .serving import Server  # noqa: E402
+from .serving import SMOLLM2, Server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +59,26 @@ def server(checkpoints, tmp_path_factory):
     running = Server({name: made.path for name, made in checkpoints.items()}, tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """A real model, SmolLM2-135M; made in the model store if it is missing."""
+    return fetch(SMOLLM2)
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path, tmp_path_factory):
+    """A server with it alone, for as long as a module needs it."""
+    running = Server({SMOLLM2: smollm2_path}, tmp_path_factory.mktemp("smollm2"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def smollm2_torch(smollm2_path):
+    """The same as transformers has it; a module may change it."""
+    return load(smollm2_path)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ def logits(*, at=None, tokens=(), top_k=0, rows=()) -> plan_pb2.LogitsRequest:
     return out
 
 
+SMOLLM2 = "smollm2-135m"
 ALL_LOGITS = logits(at="all")
 
 

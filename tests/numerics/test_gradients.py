@@ -4,6 +4,7 @@ offers one, every metric, with and without interventions; and finite differences
 from __future__ import annotations
 
 import asyncio
+import re
 
 import fluoroscope as fs
 import grpc
@@ -357,6 +358,23 @@ def test_what_the_sdk_refuses(client):
     with pytest.raises(fs.FailedPreconditionError, match="gradients are offered at"):
         model.run_with_cache(A, "blocks.0.hook_attn_in", grad_of=fs.metrics.logit_diff(5, 17))
     assert not model.hooks()["blocks.0.hook_attn_in"].has_gradient and model.hooks()["hook_embed"].has_gradient
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_table_says_of_gradients_is_what_is_answered(client, name):
+    """Every hook point by its own name: those with has_gradient answer, in their shape, and all others are refused."""
+    model, diff, answered = client.model(name), fs.metrics.logit_diff(5, 17), 0
+    for hook in model.hooks():
+        site = hook.name.replace("{l}", "0")
+        if hook.has_gradient:
+            _, cache = model.run_with_cache(A, site, grad_of=diff, logits=None)
+            assert cache[site + "_grad"].shape == cache[site].shape and cache[site + "_grad"].dtype == np.float32
+            answered += 1
+        else:
+            with pytest.raises(fs.FailedPreconditionError, match=re.escape(hook.unavailable_because) or f"no gradient can be taken at {site}"):
+                model.run_with_cache(A, site, grad_of=diff, logits=None)
+    assert 20 < answered < len(model.hooks())
+    assert "edit  gradient" in repr(model.hooks()).splitlines()[0]
 
 
 def test_cost(client):

@@ -10,11 +10,11 @@ import torch
 from fluoroscope._proto.v1 import plan_pb2
 
 from . import generating
-from .checkpoints import Checkpoint, load
+from .checkpoints import Checkpoint
 from .compare import TINY, assert_close
 from .generating import GENERATED, at, generate
 from .reference import trace
-from .serving import Server, capture, copy, edit, tensor
+from .serving import SMOLLM2, Server, capture, copy, edit, tensor
 
 BLOCK = 16  # tokens; only whole blocks are kept
 NAME = "gqa-tied-sharded"
@@ -182,35 +182,24 @@ def test_isolated_neither_takes_nor_leaves_and_repeats_its_bits(server):
     assert alone.header.provenance.plan_sha256 != generate(server, NAME, rows, 12, ignore_eos=True).header.provenance.plan_sha256
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    from fluoroscope.fetch import fetch
-
-    path = fetch("smollm2-135m")
-    running = Server({"smollm2-135m": path}, tmp_path_factory.mktemp("smollm2"))
-    yield running, path
-    running.stop()
-
-
-def test_a_real_model_with_and_without(smollm2):
+def test_a_real_model_with_and_without(smollm2, smollm2_torch, smollm2_path):
     """Greedy tokens are transformers' own, also behind a reused prefix; where they are not, the two best are a near-tie (none is at present)."""
     from transformers import AutoTokenizer
 
-    server, path = smollm2
-    tokenizer, theirs = AutoTokenizer.from_pretrained(path), load(path)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     system = "You are a helpful assistant. Answer every question in one short sentence, and say so when you do not know the answer.\n"
     options = dict(principal="real", top_logprobs=5)
-    generate(server, "smollm2-135m", [system + "Question: What is the capital of Italy?\nAnswer:"], 4, **options)
+    generate(smollm2, SMOLLM2, [system + "Question: What is the capital of Italy?\nAnswer:"], 4, **options)
     for question in ("What is the capital of France?", "How many legs has a spider?"):
         text = f"{system}Question: {question}\nAnswer:"
         encoded = tokenizer(text, return_tensors="pt")
         common = len(tokenizer(system + "Question:")["input_ids"])
-        cold = generate(server, "smollm2-135m", [text], 24, principal=f"cold{len(question)}", top_logprobs=5)
-        warm = generate(server, "smollm2-135m", [text], 24, **options)
+        cold = generate(smollm2, SMOLLM2, [text], 24, principal=f"cold{len(question)}", top_logprobs=5)
+        warm = generate(smollm2, SMOLLM2, [text], 24, **options)
         assert cold.summary.reused_tokens == 0 and warm.summary.reused_tokens >= whole_blocks(common) >= 16
         same_tokens(cold, warm, 1e-4)
         with torch.no_grad():
-            expected = theirs.generate(**encoded, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)[0]
+            expected = smollm2_torch.generate(**encoded, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)[0]
         assert warm.ids() == expected[encoded["input_ids"].shape[1] :].tolist()
 
 

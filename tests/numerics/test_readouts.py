@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from . import lens
-from .checkpoints import SPECS, load
+from .checkpoints import SPECS
 from .compare import TINY, assert_close
 from .reference import Norm, Trace, Weights, add, trace
+from .serving import SMOLLM2
 
 IDS = [0, 17, 42, 9, 42, 8, 133, 299]
 OTHER = [0, 9, 42, 250, 11, 7, 133, 5]
@@ -241,14 +242,11 @@ def test_what_a_stack_cannot_be_made_of(client):
         cache.logit_attrs(cache.accumulated_resid(layer=1), [5, 6], 3)
 
 
-def test_stacks_equal_transformer_lens_on_smollm2(tmp_path):
-    from fluoroscope import fetch
-
-    path = fetch.fetch("smollm2-135m")
+def test_stacks_equal_transformer_lens_on_smollm2(smollm2, smollm2_torch, smollm2_path):
     prompts = ["When John and Mary went to the shops, John gave the bag to", "When Tom and Anna went to the park, Tom gave the ball to"]
-    theirs_model = lens.load(path, load(path))
-    with fs.serve({"smollm2-135m": path}) as client:
-        model = client.model("smollm2-135m")
+    theirs_model = lens.load(smollm2_path, smollm2_torch)
+    with fs.connect(smollm2.address) as client:
+        model = client.model(SMOLLM2)
         ids = model.tokenize(prompts)
         with torch.no_grad():
             _, theirs = theirs_model.run_with_cache(torch.tensor(ids), prepend_bos=False)

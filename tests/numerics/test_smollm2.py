@@ -15,52 +15,31 @@ import torch
 from fluoroscope._proto.v1 import plan_pb2
 
 from . import lens
-from .checkpoints import load
 from .compare import LOGIT, VECTOR, assert_vectors_close
 from .reference import Trace, trace, weights_of
-from .serving import ALL_LOGITS, Server, capture, copy, edit, logit_difference, logits, tensor
+from .serving import ALL_LOGITS, SMOLLM2, capture, copy, edit, logit_difference, logits, tensor
 
-NAME = "smollm2-135m"
 CLEAN = "When John and Mary went to the shops, John gave the bag to"
 CORRUPT = "When John and Mary went to the shops, Mary gave the bag to"
 OTHERS = ["The capital of France is", "Once", CORRUPT, "It was the best of times, it was the worst of times, it was the age of"]
 
 
 @pytest.fixture(scope="module")
-def path():
-    from fluoroscope.fetch import fetch
-
-    return fetch(NAME)
-
-
-@pytest.fixture(scope="module")
-def smollm2(path, tmp_path_factory):
-    running = Server({NAME: path}, tmp_path_factory.mktemp("smollm2"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def ids(path):
+def ids(smollm2_path):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path)(CLEAN)["input_ids"]
+    return AutoTokenizer.from_pretrained(smollm2_path)(CLEAN)["input_ids"]
 
 
 @pytest.fixture(scope="module")
-def model(path):
-    return load(path)
-
-
-@pytest.fixture(scope="module")
-def exact(model, ids) -> Trace:
+def exact(smollm2_torch, ids) -> Trace:
     """Every hook point in float64."""
-    return trace(weights_of(model, torch.float64), ids)
+    return trace(weights_of(smollm2_torch, torch.float64), ids)
 
 
 @pytest.fixture(scope="module")
 def everything(smollm2):
-    return smollm2.forward(NAME, [CLEAN, *OTHERS], captures=[capture("*", rows=[0])], logits=ALL_LOGITS)
+    return smollm2.forward(SMOLLM2, [CLEAN, *OTHERS], captures=[capture("*", rows=[0])], logits=ALL_LOGITS)
 
 
 def test_tokens_are_the_tokenizers_own(everything, ids):
@@ -70,9 +49,9 @@ def test_tokens_are_the_tokenizers_own(everything, ids):
     assert not row.bos_added
 
 
-def test_logits_equal_transformers_at_every_position(everything, model, ids, exact):
+def test_logits_equal_transformers_at_every_position(everything, smollm2_torch, ids, exact):
     with torch.no_grad():
-        theirs = model(torch.tensor([ids])).logits[0]
+        theirs = smollm2_torch(torch.tensor([ids])).logits[0]
     got = everything.get("logits")
     assert np.abs(got - theirs.numpy()).max() <= LOGIT
     assert np.abs(got - exact.logits.numpy()).max() <= LOGIT
@@ -100,7 +79,7 @@ def assert_scores_close(got: np.ndarray, expected: dict, layer: str) -> None:
 
 def test_row_law(smollm2, everything):
     """The same row alone and among others of other lengths: every site, at every position."""
-    alone = smollm2.forward(NAME, [CLEAN], captures=[capture("*")], logits=ALL_LOGITS)
+    alone = smollm2.forward(SMOLLM2, [CLEAN], captures=[capture("*")], logits=ALL_LOGITS)
     assert np.abs(alone.get("logits") - everything.get("logits")).max() <= LOGIT
     among = everything.sites()
     assert set(alone.sites()) == set(among)
@@ -111,7 +90,7 @@ def test_row_law(smollm2, everything):
             assert_vectors_close(value, among[site], VECTOR, site)
 
 
-def test_identities_hold_at_every_layer(everything, model):
+def test_identities_hold_at_every_layer(everything, smollm2_torch):
     get = everything.get
     for layer in range(30):
         at = f"blocks.{layer}"
@@ -120,25 +99,25 @@ def test_identities_hold_at_every_layer(everything, model):
         pattern, v = get(f"{at}.attn.hook_pattern"), get(f"{at}.attn.hook_v").repeat(3, axis=1)
         assert_vectors_close(np.einsum("hqk,khd->qhd", pattern, v), get(f"{at}.attn.hook_z"), VECTOR, f"{at} z")
         assert np.abs(pattern.sum(-1) - 1).max() <= 1e-5
-    final = get("ln_final.hook_normalized") * model.model.norm.weight.detach().numpy()
-    assert np.abs(final @ model.lm_head.weight.detach().numpy().T - get("logits")).max() <= LOGIT
+    final = get("ln_final.hook_normalized") * smollm2_torch.model.norm.weight.detach().numpy()
+    assert np.abs(final @ smollm2_torch.lm_head.weight.detach().numpy().T - get("logits")).max() <= LOGIT
 
 
 def test_what_everyone_knows_about_this_model(smollm2):
     """The numbers in the README: the capital of France, and who gets the bag."""
-    result = smollm2.forward(NAME, ["The capital of France is", CLEAN], logits=logits(top_k=1), metrics=[logit_difference([" Mary"], [" John"], rows=[1])])
+    result = smollm2.forward(SMOLLM2, ["The capital of France is", CLEAN], logits=logits(top_k=1), metrics=[logit_difference([" Mary"], [" John"], rows=[1])])
     assert np.exp(result.get("top.logprobs", 0)[0, 0]) == pytest.approx(0.77, abs=0.01)
     assert np.exp(result.get("top.logprobs", 1)[0, 0]) == pytest.approx(0.84, abs=0.01)
     assert list(result.metric().values()) == [pytest.approx(3.12, abs=0.01)]
 
 
-def test_gradients_equal_transformer_lens_backward_hooks(smollm2, model, path, ids):
+def test_gradients_equal_transformer_lens_backward_hooks(smollm2, smollm2_torch, smollm2_path, ids):
     """A few sites, of the plain run and of one with a head and a stretch of the residual edited. Float32 on both sides; the limit is 1e-4 of the largest
     entry."""
     from transformers import AutoTokenizer
 
-    mary, john = (AutoTokenizer.from_pretrained(path)(word)["input_ids"][0] for word in (" Mary", " John"))
-    theirs = lens.load(path, model)
+    mary, john = (AutoTokenizer.from_pretrained(smollm2_path)(word)["input_ids"][0] for word in (" Mary", " John"))
+    theirs = lens.load(smollm2_path, smollm2_torch)
     for parameter in theirs.parameters():
         parameter.requires_grad_(False)
     theirs.embed.W_E.requires_grad_(True)
@@ -168,7 +147,7 @@ def test_gradients_equal_transformer_lens_backward_hooks(smollm2, model, path, i
             (logit[mary] - logit[john]).backward()
         asked = capture(names)
         asked.gradient_of = "diff"
-        result = smollm2.forward(NAME, [ids], captures=[asked], interventions=interventions, metrics=[logit_difference([mary], [john])])
+        result = smollm2.forward(SMOLLM2, [ids], captures=[asked], interventions=interventions, metrics=[logit_difference([mary], [john])])
         for name in names:
             largest = np.abs(kept[name]).max()
             assert np.abs(result.get(name) - kept[name]).max() <= 1e-4 * largest, (name, len(interventions))
@@ -179,22 +158,22 @@ def test_gradients_that_do_not_fit_are_refused(smollm2):
     asked = capture("*")
     asked.gradient_of = "diff"
     with pytest.raises(grpc.RpcError) as raised:
-        smollm2.forward(NAME, [[5] * 8000], captures=[asked], metrics=[logit_difference([3], [4])])
+        smollm2.forward(SMOLLM2, [[5] * 8000], captures=[asked], metrics=[logit_difference([3], [4])])
     assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     needed, allowed = map(int, re.findall(r"\((\d+) bytes\)", raised.value.details()))
     assert needed > allowed, raised.value.details()
 
 
-def test_patching_equals_transformer_lens(smollm2, model, path, ids):
+def test_patching_equals_transformer_lens(smollm2, smollm2_torch, smollm2_path, ids):
     """One cell of activation patching: the clean run's residual at the name that differs, put into the corrupt run."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     corrupt = tokenizer(CORRUPT)["input_ids"]
     where = [i for i, (a, b) in enumerate(zip(ids, corrupt, strict=True)) if a != b]
     assert where == [9]
     mary, john = (tokenizer(word)["input_ids"] for word in (" Mary", " John"))
-    theirs = lens.load(path, model)
+    theirs = lens.load(smollm2_path, smollm2_torch)
     with torch.no_grad():
         _, clean = theirs.run_with_cache(torch.tensor([ids]), names_filter=lambda name: "resid_pre" in name or "hook_z" in name)
         for site in ("blocks.0.hook_resid_pre", "blocks.12.hook_resid_pre", "blocks.20.hook_resid_pre", "blocks.15.attn.hook_z"):
@@ -206,19 +185,19 @@ def test_patching_equals_transformer_lens(smollm2, model, path, ids):
             expected = theirs.run_with_hooks(torch.tensor([corrupt]), fwd_hooks=[(site, put)])[0, -1]
             difference = float(expected[mary[0]] - expected[john[0]])
             result = smollm2.forward(
-                NAME, [CLEAN, CORRUPT],
+                SMOLLM2, [CLEAN, CORRUPT],
                 interventions=[copy(site, row=0, to=1, at=where)], metrics=[logit_difference([" Mary"], [" John"], rows=[1])],
             )  # fmt: skip
             assert list(result.metric().values()) == [pytest.approx(difference, abs=1e-3)], site
 
 
-def test_ablation_and_steering_equal_transformer_lens(smollm2, model, path, ids):
+def test_ablation_and_steering_equal_transformer_lens(smollm2, smollm2_torch, smollm2_path, ids):
     """Every head of three layers zeroed one at a time, mean ablation, steering, and noise-free scaling of a pattern, by logit difference."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     mary, john = (tokenizer(word)["input_ids"][0] for word in (" Mary", " John"))
-    theirs = lens.load(path, model)
+    theirs = lens.load(smollm2_path, smollm2_torch)
     direction = torch.randn(576, generator=torch.Generator().manual_seed(1))
     vector = direction / direction.norm() * 8
     # Head by head: nine rows of one batch, each with a head of its own.
@@ -231,7 +210,7 @@ def test_ablation_and_steering_equal_transformer_lens(smollm2, model, path, ids)
         for site in (f"blocks.{layer}.attn.hook_z" for layer in (3, 15, 24)):
             expected = theirs.run_with_hooks(torch.tensor([ids] * 9), fwd_hooks=[(site, zero_heads)])[:, -1]
             zeros = [edit(site, heads=[head], rows=[head], zero=plan_pb2.Zero()) for head in range(9)]
-            result = smollm2.forward(NAME, [CLEAN] * 9, interventions=zeros, metrics=[logit_difference([" Mary"], [" John"])])
+            result = smollm2.forward(SMOLLM2, [CLEAN] * 9, interventions=zeros, metrics=[logit_difference([" Mary"], [" John"])])
             differences = [value for _, value in sorted(result.metric().items())]
             np.testing.assert_allclose(differences, expected[:, mary] - expected[:, john], atol=1e-3, rtol=0, err_msg=site)
             assert np.ptp(differences) > 1e-2
@@ -259,31 +238,31 @@ def test_ablation_and_steering_equal_transformer_lens(smollm2, model, path, ids)
     cases.append((site, lambda value, hook: value - (value @ unit)[..., None] * unit,
                   edit(site, project_out=plan_pb2.ProjectOut(directions=tensor(vector.numpy()[None])))))  # fmt: skip
 
-    plain = float(np.subtract(*smollm2.forward(NAME, [CLEAN], logits=logits(tokens=[mary, john])).get("logits")[0]))
+    plain = float(np.subtract(*smollm2.forward(SMOLLM2, [CLEAN], logits=logits(tokens=[mary, john])).get("logits")[0]))
     moved = 0
     with torch.no_grad():
         for site, hook, message in cases:
             expected = theirs.run_with_hooks(torch.tensor([ids]), fwd_hooks=[(site, hook)])[0, -1]
             difference = float(expected[mary] - expected[john])
             message.select.rows.append(0)
-            result = smollm2.forward(NAME, [CLEAN, CLEAN], interventions=[message], metrics=[logit_difference([" Mary"], [" John"], rows=[0])])
+            result = smollm2.forward(SMOLLM2, [CLEAN, CLEAN], interventions=[message], metrics=[logit_difference([" Mary"], [" John"], rows=[0])])
             assert list(result.metric().values()) == [pytest.approx(difference, abs=1e-3)], site
             moved += abs(difference - plain) > 1e-2
     assert moved > len(cases) / 2
 
 
 @pytest.mark.parametrize("site, over", [("hook_resid_pre", "position"), ("attn.hook_z", "head"), ("attn.hook_pattern", "head")])
-def test_whole_sweeps_equal_transformer_lens(smollm2, model, path, ids, site, over):
+def test_whole_sweeps_equal_transformer_lens(smollm2, smollm2_torch, smollm2_path, ids, site, over):
     """Every cell of the 30 x 14 and 30 x 9 sweeps. TransformerLens runs a layer's cells as one batch, each row with its own patch."""
     import fluoroscope as fs
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
     corrupt = tokenizer(CORRUPT)["input_ids"]
     mary, john = (tokenizer(word)["input_ids"][0] for word in (" Mary", " John"))
     with fs.connect(smollm2.address) as client:
-        got = client.model(NAME).sweep(CLEAN, CORRUPT, site, ("layer", over), fs.metrics.logit_diff(" Mary", " John"))
-    theirs = lens.load(path, model)
+        got = client.model(SMOLLM2).sweep(CLEAN, CORRUPT, site, ("layer", over), fs.metrics.logit_diff(" Mary", " John"))
+    theirs = lens.load(smollm2_path, smollm2_torch)
     count = 14 if over == "position" else 9
     assert got.values.shape == (30, count)
     with torch.no_grad():

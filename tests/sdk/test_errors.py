@@ -19,9 +19,12 @@ class AnyMethod(grpc.GenericRpcHandler):
     def service(self, details):
         code = details.method.rsplit("/", 1)[-1]
         self.metadata.append(dict(details.invocation_metadata))
-        if code == "ENDLESS":
-            return grpc.unary_stream_rpc_method_handler(self._endless)
+        if code in ("ENDLESS", "LARGE"):
+            return grpc.unary_stream_rpc_method_handler(self._endless if code == "ENDLESS" else self._large)
         return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(grpc.StatusCode[code], f"what is wrong, and what is allowed: {code}"))
+
+    def _large(self, _request, _context):
+        yield b"x" * (5 << 20)
 
     def _endless(self, _request, context):
         context.add_callback(self.cancelled.set)
@@ -86,6 +89,11 @@ def test_the_priority_is_sent_with_every_call(client, handler):
         with fs.Client(client.target, priority=priority) as other, pytest.raises(fs.InternalError):
             other.unary("/x/INTERNAL", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply)
         assert handler.metadata[-1]["x-fluoroscope-priority"] == priority
+
+
+def test_a_reply_over_this_sides_limit_is_not_blamed_on_the_request(client):
+    with pytest.raises(fs.ResourceExhaustedError, match=r"larger than max \(5242880 vs. 4194304\)"):
+        list(client.stream("/x/LARGE", models_pb2.ListModelsRequest()))
 
 
 def test_nobody_there():

@@ -268,3 +268,14 @@ def test_isolated_runs_repeat_bit_for_bit(model):
     assert runs[0][1].provenance == runs[1][1].provenance and runs[0][1].provenance.isolated
     assert runs[0][0].tobytes() == runs[1][0].tobytes()
     assert runs[0][1]["resid_post", 29].tobytes() == runs[1][1]["resid_post", 29].tobytes()
+
+
+def test_a_request_over_the_receive_limit_says_what_to_do(model):
+    """gRPC's own words are two numbers. Over loopback, with the default limit; a stream and a call with one reply."""
+    text = "x" * (5 << 20)
+    for call in (lambda: model.run_with_hooks(text, logits=None), lambda: model.tokenize(text), lambda: model.generate(text)):
+        with pytest.raises(fs.ResourceExhaustedError, match=r"the request has 52429\d\d bytes \(5\.0 MiB\), and the server takes at most 4194304") as caught:
+            call()
+        for part in ("(4.0 MiB)", "model.put", "limits.max_receive_mib"):
+            assert part in caught.value.message
+    assert model.tokenize("The capital") == [504, 3575], "the connection still works"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import fluoroscope as fs
 import pytest
+from fluoroscope import generating, sweep
+from fluoroscope.generating import ChatOptions, GenerateOptions
+from fluoroscope.sweep import SweepOptions
 
 PACKAGE = Path(fs.__file__).parent
 MYPY = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--no-error-summary", "--cache-dir"]
@@ -25,7 +29,8 @@ sweep: fs.SweepResult = model.sweep("clean", "corrupt", site="resid_pre", over=(
 values: np.ndarray = sweep.values
 kept: fs.SweepResult = model.sweep(None, "corrupt", metric=difference, source=model.keep("clean", "blocks.*.hook_resid_pre"))
 job: fs.Job[fs.SweepResult] = model.sweep("clean", "corrupt", metric=difference, as_job=True)
-for token in model.generate("Once", max_new_tokens=3):
+cost: int = model.estimate_sweep("clean", "corrupt", metric=difference, layers=3, kind="zero").cells
+for token in model.generate("Once", max_new_tokens=3, temperature=0.5, bos="never"):
     text: str = token.text
 """
 WRONG = {
@@ -33,8 +38,33 @@ WRONG = {
     "model.sweep('clean', 'corrupt', windows=2)": "call-overload",
     "model.sweep('clean', 'corrupt', as_job=True).values": "attr-defined",
     "model.sweep('clean', 'corrupt').valuse": "attr-defined",
+    "model.attribute('clean', 'corrupt', windows=2)": "call-arg",
+    "model.estimate_sweep('clean', 'corrupt', layers='all')": "arg-type",
+    "model.generate('Once', temprature=1)": "call-arg",
+    "model.chat([], bos='never')": "call-arg",
     "fs.metrics.logit_diff()": "call-arg",
 }
+
+
+OPTIONS = {"generate": GenerateOptions, "estimate_generate": GenerateOptions, "chat": ChatOptions, "sweep": SweepOptions, "estimate_sweep": SweepOptions,
+           "attribute": SweepOptions}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_help_names_every_option_with_its_default(method):
+    """They are written down once, in a TypedDict, and are not lost to help() and completion; the asynchronous methods have the same."""
+    defaults = dict(sweep.DEFAULTS if OPTIONS[method] is SweepOptions else generating.DEFAULTS)
+    assert generating.DEFAULTS.keys() == GenerateOptions.__annotations__.keys() and sweep.DEFAULTS.keys() == SweepOptions.__annotations__.keys()
+    for owner in (fs.Model, fs.AsyncModel):
+        shown = inspect.signature(getattr(owner, method)).parameters
+        assert {name: shown[name].default for name in OPTIONS[method].__annotations__} == {name: defaults[name] for name in OPTIONS[method].__annotations__}
+        assert not any(one.kind is one.VAR_KEYWORD for one in shown.values())
+
+
+@pytest.mark.parametrize(("method", "options"), [(fs.Model.generate, GenerateOptions), (fs.Model.sweep, SweepOptions)])
+def test_every_option_is_explained(method, options):
+    explained = inspect.getdoc(method).partition("Args:")[2]
+    assert [name for name in options.__annotations__ if name not in explained] == []
 
 
 def mypy(cache: Path, *files: object) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 class _Message(Protocol):
     def SerializeToString(self) -> bytes: ...
+    def ByteSize(self) -> int: ...
 
 
 R = TypeVar("R")
@@ -129,7 +130,7 @@ class Client:
                 future = ctrl_c.watch(call.future(request, timeout=self._deadline(timeout), metadata=self._metadata))
                 return cast(R, future.result())
         except grpc.RpcError as error:
-            raise from_rpc(error, self.target) from None
+            raise from_rpc(error, self.target, request.ByteSize()) from None
         finally:
             ctrl_c.cancel()  # however it was left, the server must not go on working for nobody
 
@@ -162,7 +163,7 @@ class Client:
                     return
                 yield message
         except grpc.RpcError as error:
-            raise from_rpc(error, self.target) from None
+            raise from_rpc(error, self.target, request.ByteSize()) from None
         finally:
             ctrl_c.cancel()  # does nothing once the stream has ended
 

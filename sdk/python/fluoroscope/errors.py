@@ -6,6 +6,8 @@ The server's messages say what was wrong and what is allowed; they are passed on
 
 from __future__ import annotations
 
+import re
+
 import grpc
 
 
@@ -128,6 +130,8 @@ class FluoroscopeWarning(UserWarning):
     """A result that is correct but probably not what was meant, such as a patch that changes nothing."""
 
 
+_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
+
 _BY_CODE: dict[grpc.StatusCode, type[FluoroscopeError]] = {
     cls.code: cls for cls in FluoroscopeError.__subclasses__() if cls.code is not None
 }
@@ -141,13 +145,21 @@ def of_code(number: int, message: str) -> FluoroscopeError:
     return _BY_NUMBER.get(number, UnknownError)(message)
 
 
-def from_rpc(error: grpc.RpcError, target: str) -> FluoroscopeError:
-    """The exception of this package for a failed call to `target`."""
+def from_rpc(error: grpc.RpcError, target: str, request_bytes: int | None = None) -> FluoroscopeError:
+    """The exception of this package for a failed call to `target`, whose request was so many bytes long (None: a stream of small ones)."""
     code: grpc.StatusCode = error.code()
     details: str = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         details = (
             f"no server answers at {target}. Start one with `fluoroscope-server --model NAME=DIR`, or let this process start one: "
             f"fs.serve(\"smollm2-135m\"). ({details})"
+        )
+    # gRPC itself refuses a request over the server's receive limit, before the server sees it. A reply that is too large reads the same, with its own size.
+    too_large = _TOO_LARGE.search(details) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+    if too_large and int(too_large[1]) == request_bytes:
+        size, limit = (f"{int(number)} bytes ({int(number) / 2**20:.1f} MiB)" for number in too_large.groups())
+        details = (
+            f"the request has {size}, and the server takes at most {limit} in one. Leave large tensors on the server once (model.put, model.keep) and give "
+            "their handles instead, or send fewer prompts in a request; whoever runs the server can raise limits.max_receive_mib in its configuration"
         )
     return _BY_CODE.get(code, UnknownError)(details)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from fluoroscope.assemble import Bfloat16
     from fluoroscope.client import Client
     from fluoroscope.interventions import Intervention
-    from fluoroscope.model import Model, NamesFilter
+    from fluoroscope.model import Model
+    from fluoroscope.running import NamesFilter
 
 _SERVICE = "/fluoroscope.v1.Handles/"
 _CHUNK = 2 * 1024 * 1024 - 64

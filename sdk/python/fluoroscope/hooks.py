@@ -19,7 +19,8 @@ class Hook:
       equation: what the tensor equals, in terms of other hook points.
       axes: the axes of one prompt's tensor; results have "batch" in front of them.
       shape: their sizes; -1 where it depends on the prompt.
-      readable, editable, has_gradient: what may be done with it.
+      readable, editable: what may be done with it.
+      has_gradient: whether `grad_of` gives a metric's gradient there.
       unavailable_because: why this model does not have it; empty when it does.
     """
 
@@ -76,16 +77,16 @@ class HookTable(Sequence[Hook]):
         return len(self._hooks)
 
     def __repr__(self) -> str:
-        rows = [("name", "shape", "edit", "equals")]
+        rows = [("name", "shape", "edit", "gradient", "equals")]
         missing = []
         for hook in self._hooks:
             if hook.unavailable_because:
                 missing.append(f"  {hook.name}: {hook.unavailable_because}")
                 continue
             shape = ", ".join(f"{axis} {size}" if size > 1 else axis if size < 0 else "1" for axis, size in zip(hook.axes, hook.shape, strict=True))
-            rows.append((hook.name, f"[{shape}]", "yes" if hook.editable else "no", hook.equation))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+            rows.append((hook.name, f"[{shape}]", "yes" if hook.editable else "no", "yes" if hook.has_gradient else "no", hook.equation))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
         lines.insert(1, "  ".join("─" * width for width in [*widths, 6]))
         lines.append(f"{{l}} is the layer, 0 to {self._layers - 1}. Results have a batch axis in front.")
         if missing:

@@ -262,12 +262,4 @@ def _tokens(model: Model, tokens: Token | Sequence[Token], count: int, what: str
     entries = [tokens] * count if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray) else list(tokens)
     if len(entries) != count:
         raise ValueError(f"{what} has {len(entries)} tokens for {count} prompts: give one, or one per prompt")
-    return [single_token(model, token) if isinstance(token, str) else int(token) for token in entries]
-
-
-def single_token(model: Model, text: str) -> int:
-    """The id of a text that is exactly one token."""
-    ids = cast("list[int]", model.tokenize(text, bos="never"))
-    if len(ids) != 1:
-        raise ValueError(f"{text!r} is {len(ids)} tokens, not one: {model.to_str_tokens(ids)}")
-    return ids[0]
+    return [model.to_single_token(token) if isinstance(token, str) else int(token) for token in entries]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, overload
+from collections.abc import Sequence
+from typing import Any, Literal, Unpack, cast, overload
 
+from fluoroscope import options as keywords
 from fluoroscope import paths
 from fluoroscope import sweep as sweeps
 from fluoroscope._proto.v1 import attribution_pb2, patching_pb2
 from fluoroscope.align import align
-from fluoroscope.client import Client
-from fluoroscope.interventions import Intervention
 from fluoroscope.jobs import Job, submit_paths, submit_sweep
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
 from fluoroscope.results import ModelInfo
-from fluoroscope.selections import Bos, Positions, Prompts
+from fluoroscope.selections import Prompts
+from fluoroscope.sweep import SweepOptions
 from fluoroscope.sweep_reader import read_paths, read_sweep
 from fluoroscope.sweep_result import SweepEstimate, SweepResult
-from fluoroscope.sweep_sources import Source
+from fluoroscope.tokens import Tokens
 
 _SWEEP = "/fluoroscope.v1.Patching/Sweep"
 _ATTRIBUTE = "/fluoroscope.v1.Attribution/Attribute"
@@ -44,16 +42,10 @@ EDGE_METHODS = {
 }
 
 
-class Patching(ABC):
+class Patching(Tokens):
     """The part of a Model that asks for grids; see Model."""
 
-    name: str
     info: ModelInfo
-    _client: Client
-
-    @abstractmethod
-    def tokenize(self, prompts: Prompts) -> list[int] | list[list[int]]:
-        """As Model has it."""
 
     @overload
     def sweep(
@@ -64,30 +56,10 @@ class Patching(ABC):
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
         *,
-        direction: str = "denoise",
-        kind: str = "patch",
-        layers: int | Sequence[int] = (),
-        heads: int | Sequence[int] = (),
-        second_layers: int | Sequence[int] = (),
-        second_heads: int | Sequence[int] = (),
-        positions: Positions = None,
-        groups: sweeps.Groups | None = None,
-        source: Source | None = None,
-        source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        window: int = 1,
-        units: int | Sequence[int] = (),
-        unit_block: int = 1,
-        references: Prompts | None = None,
-        seed: int = 0,
-        window_before: int = 0,
-        corrupt_with: Sequence[Intervention] = (),
-        precision: str = "model",
-        recheck: int | tuple[int, int] = 10,
-        bos: Bos = None,
-        parse_special_tokens: bool = False,
         progress: bool | None = None,
         timeout: float | None = None,
         as_job: Literal[False] = False,
+        **options: Unpack[SweepOptions],
     ) -> SweepResult: ...
 
     @overload
@@ -99,11 +71,14 @@ class Patching(ABC):
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
         *,
+        progress: bool | None = None,
+        timeout: float | None = None,
         as_job: Literal[True],
-        **options: Any,
+        **options: Unpack[SweepOptions],
     ) -> Job[SweepResult]: ...
 
-    def sweep(  # type: ignore[misc]  # the options above are these
+    @keywords.shows(SweepOptions, sweeps.DEFAULTS)
+    def sweep(
         self,
         clean: Prompts | None,
         corrupt: Prompts | None,
@@ -111,30 +86,10 @@ class Patching(ABC):
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
         *,
-        direction: str = "denoise",
-        kind: str = "patch",
-        layers: int | Sequence[int] = (),
-        heads: int | Sequence[int] = (),
-        second_layers: int | Sequence[int] = (),
-        second_heads: int | Sequence[int] = (),
-        positions: Positions = None,
-        groups: sweeps.Groups | None = None,
-        source: Source | None = None,
-        source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        window: int = 1,
-        units: int | Sequence[int] = (),
-        unit_block: int = 1,
-        references: Prompts | None = None,
-        seed: int = 0,
-        window_before: int = 0,
-        corrupt_with: Sequence[Intervention] = (),
-        precision: str = "model",
-        recheck: int | tuple[int, int] = 10,
-        bos: Bos = None,
-        parse_special_tokens: bool = False,
         progress: bool | None = None,
         timeout: float | None = None,
         as_job: bool = False,
+        **options: Unpack[SweepOptions],
     ) -> SweepResult | Job[SweepResult]:
         """Activation patching over a whole grid in one request: each cell is the base run with one place changed, and what the metric then says.
 
@@ -169,6 +124,7 @@ class Patching(ABC):
           precision: "model" (its own numbers), or "fast": matrix products in bfloat16, residual stream in float32. Then the `recheck` cells farthest from the
             base run and as many others, drawn at random by `seed`, are run again in float32 (a pair gives both numbers), and the result's `precision`
             says how far they were off.
+          bos, parse_special_tokens: see tokenize.
           progress: show a bar. Default: on a terminal or in a notebook, when the sweep takes more than a second.
           as_job: have the server keep the sweep and its results, and give an fs.Job at once: it goes on without this process, and after a restart of the
             server; `job.result()` waits for what would be returned here. The server needs a directory for jobs, and `fs.connect` a `principal` for another
@@ -184,16 +140,13 @@ class Patching(ABC):
         Warns:
           FluoroscopeWarning: a pair's prompts have the same tokens.
         """
-        plan = sweeps.build(
-            self.name, clean, corrupt, site=site, over=over, metric=metric, direction=direction, kind=kind, layers=layers, heads=heads,
-            second_layers=second_layers, second_heads=second_heads, positions=positions, groups=groups, source=source,
-            source_positions=source_positions, window=window, units=units, unit_block=unit_block, references=references, seed=seed,
-            window_before=window_before, corrupt_with=corrupt_with, precision=precision, recheck=recheck, bos=bos, parse_special_tokens=parse_special_tokens,
-        )
+        keywords.check("sweep", options, SweepOptions.__annotations__)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         if as_job:
             return submit_sweep(self._client, plan)
         return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
 
+    @keywords.shows(SweepOptions, sweeps.DEFAULTS)
     def estimate_sweep(
         self,
         clean: Prompts | None,
@@ -201,10 +154,10 @@ class Patching(ABC):
         site: str | Sequence[str] = "resid_pre",
         over: Sequence[str] = ("layer", "position"),
         metric: Metric | Sequence[Metric] = (),
-        **options: Any,
+        **options: Unpack[SweepOptions],
     ) -> SweepEstimate:
         """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
-        check_options("estimate_sweep", options)
+        keywords.check("estimate_sweep", options, SweepOptions.__annotations__)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
 
@@ -270,7 +223,7 @@ class Patching(ABC):
         Raises:
           As `sweep`.
         """
-        check_options("path_patch", options, paths.build)
+        keywords.check("path_patch", options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         if as_job:
             return submit_paths(self._client, plan)
@@ -281,10 +234,11 @@ class Patching(ABC):
         **options: Any,
     ) -> SweepEstimate:  # fmt: skip
         """What such a run would cost, without running it. Arguments as in `path_patch`; a wrong request gives the same errors."""
-        check_options("estimate_path_patch", options, paths.build)
+        keywords.check("estimate_path_patch", options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_PATH_PATCH, plan.request, patching_pb2.SweepEstimate))
 
+    @keywords.shows(SweepOptions, sweeps.DEFAULTS)
     def attribute(
         self,
         clean: Prompts,
@@ -297,7 +251,7 @@ class Patching(ABC):
         steps: int = 8,
         verify: int | tuple[int, int] = 0,
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[SweepOptions],
     ) -> SweepResult:
         """What `sweep` would say, estimated from gradients: two forward passes and one backward pass per metric instead of a run per cell.
 
@@ -320,7 +274,7 @@ class Patching(ABC):
         """
         if method not in ATTRIBUTION_METHODS:
             raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, ATTRIBUTION_METHODS))}")
-        check_options("attribute", options)
+        keywords.check("attribute", options, SweepOptions.__annotations__)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
         request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
         _verify(request, verify, plan.request.seed)
@@ -359,7 +313,7 @@ class Patching(ABC):
         """
         if method not in EDGE_METHODS:
             raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, EDGE_METHODS))}")
-        check_options("attribute_edges", options, paths.build)
+        keywords.check("attribute_edges", options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=EDGE_METHODS[method], steps=steps)
         _verify(request, verify, seed)
@@ -374,13 +328,6 @@ class Patching(ABC):
           base: the prompt that is run.
         """
         return align(*(cast(Sequence[int], self.tokenize(prompt)) if isinstance(prompt, str) else list(prompt) for prompt in (source, base)))
-
-
-def check_options(method: str, options: dict[str, Any], build: Callable[..., Any] = sweeps.build, but: Sequence[str] = ()) -> None:
-    """TypeError, as Python's own, for an option that `build` has no argument for, or only one of those in `but`."""
-    unknown = options.keys() - (inspect.signature(build).parameters.keys() - set(but))
-    if unknown:
-        raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")
 
 
 def _verify(request: attribution_pb2.AttributeRequest | attribution_pb2.AttributeEdgesRequest, verify: int | tuple[int, int], seed: int) -> None:

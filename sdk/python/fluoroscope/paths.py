@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -63,6 +64,9 @@ def build(
         ),
         names,
     )
+
+
+OPTIONS = frozenset(name for name, one in inspect.signature(build).parameters.items() if one.kind is one.KEYWORD_ONLY)
 
 
 class _Ends:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from fluoroscope._proto.v1 import pairs_pb2, patching_pb2, plan_pb2
 from fluoroscope.interventions import Intervention
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
 from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, positions_message, prompt_messages
-from fluoroscope.sweep_sources import handle_ids
+from fluoroscope.sweep_sources import Source, handle_ids
 
 AXES = {
     "site": patching_pb2.SWEEP_AXIS_SITE,
@@ -38,6 +38,40 @@ PRECISIONS = {"model": patching_pb2.SWEEP_PRECISION_MODEL, "fast": patching_pb2.
 Groups = Mapping[str, Positions | Sequence[Positions]]
 
 
+
+class SweepOptions(TypedDict, total=False):
+    """The options of Model.sweep, which explains them, and of what takes the same grid."""
+
+    direction: str
+    kind: str
+    layers: int | Sequence[int]
+    heads: int | Sequence[int]
+    second_layers: int | Sequence[int]
+    second_heads: int | Sequence[int]
+    positions: Positions
+    groups: Groups | None
+    source: Source | None
+    source_positions: Sequence[int] | Sequence[Sequence[int]] | None
+    window: int
+    units: int | Sequence[int]
+    unit_block: int
+    references: Prompts | None
+    seed: int
+    window_before: int
+    corrupt_with: Sequence[Intervention]
+    precision: str
+    recheck: int | tuple[int, int]
+    bos: Bos
+    parse_special_tokens: bool
+
+
+DEFAULTS: SweepOptions = {
+    "direction": "denoise", "kind": "patch", "layers": (), "heads": (), "second_layers": (), "second_heads": (), "positions": None, "groups": None,
+    "source": None, "source_positions": None, "window": 1, "units": (), "unit_block": 1, "references": None, "seed": 0, "window_before": 0,
+    "corrupt_with": (), "precision": "model", "recheck": 10, "bos": None, "parse_special_tokens": False,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class SweepPlan:
     """A request and how its answer is read. For the package's own use."""
@@ -55,35 +89,17 @@ def build(
     site: str | Sequence[str] = "resid_pre",
     over: str | Sequence[str] = ("layer", "position"),
     metric: Metric | Sequence[Metric] = (),
-    direction: str = "denoise",
-    kind: str = "patch",
-    layers: int | Sequence[int] = (),
-    heads: int | Sequence[int] = (),
-    second_layers: int | Sequence[int] = (),
-    second_heads: int | Sequence[int] = (),
-    positions: Positions = None,
-    groups: Groups | None = None,
-    source: Any = None,
-    source_positions: Sequence[int] | Sequence[Sequence[int]] | None = None,
-    window: int = 1,
-    units: int | Sequence[int] = (),
-    unit_block: int = 1,
-    references: Prompts | None = None,
-    seed: int = 0,
-    window_before: int = 0,
-    corrupt_with: Sequence[Intervention] = (),
-    precision: str = "model",
-    recheck: int | tuple[int, int] = 10,
-    bos: Bos = None,
-    parse_special_tokens: bool = False,
+    **options: Unpack[SweepOptions],
 ) -> SweepPlan:
     """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong without the model."""
+    given = DEFAULTS | options
+    bos, parse_special_tokens, references = given["bos"], given["parse_special_tokens"], given["references"]
     lacking = [side for side, prompts in (("clean", clean), ("corrupt", corrupt)) if prompts is None]
-    if lacking and (source is None or lacking != ["corrupt" if direction == "noise" else "clean"]):
+    if lacking and (given["source"] is None or lacking != ["corrupt" if given["direction"] == "noise" else "clean"]):
         raise ValueError(f"{' and '.join(lacking)}: only the prompt that values come from (clean for 'denoise', corrupt for 'noise') may be None, with `source`")
-    pairs = pair_messages(clean, corrupt, source_positions, bos, parse_special_tokens)
+    pairs = pair_messages(clean, corrupt, given["source_positions"], bos, parse_special_tokens)
     single = as_prompts(cast(Prompts, corrupt if clean is None else clean))[1]
-    for pair, ids in zip(pairs, handle_ids(source, len(pairs), single), strict=True):
+    for pair, ids in zip(pairs, handle_ids(given["source"], len(pairs), single), strict=True):
         pair.source_handles.extend(ids)
     sites = [short_site(name) for name in ([site] if isinstance(site, str) else site)]
     axes = [over] if isinstance(over, str) else list(over)
@@ -96,31 +112,32 @@ def build(
         pairs=pairs,
         sites=sites,
         over=[choice("unit" if axis == "source" else axis, AXES, "over") for axis in axes],
-        direction=choice(direction, DIRECTIONS, "direction"),
-        kind=choice(kind, KINDS, "kind"),
-        layers=as_ints(layers),
-        heads=as_ints(heads),
-        second_layers=as_ints(second_layers),
-        second_heads=as_ints(second_heads),
-        positions=positions_message(positions),
-        window=window,
-        window_before=window_before,
-        units=as_ints(units),
-        unit_block=unit_block,
+        direction=choice(given["direction"], DIRECTIONS, "direction"),
+        kind=choice(given["kind"], KINDS, "kind"),
+        layers=as_ints(given["layers"]),
+        heads=as_ints(given["heads"]),
+        second_layers=as_ints(given["second_layers"]),
+        second_heads=as_ints(given["second_heads"]),
+        positions=positions_message(given["positions"]),
+        window=given["window"],
+        window_before=given["window_before"],
+        units=as_ints(given["units"]),
+        unit_block=given["unit_block"],
         references=[] if references is None else prompt_messages(as_prompts(references)[0], bos, parse_special_tokens),
-        seed=seed,
+        seed=given["seed"],
     )
-    for name, places in (groups or {}).items():
+    for name, places in (given["groups"] or {}).items():
         per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
         request.groups.add(name=name, positions=[positions_message(cast(Positions, place)) for place in per_pair])
-    messages, names = metric_messages(metric, clean, corrupt, direction)
+    messages, names = metric_messages(metric, clean, corrupt, given["direction"])
     request.metrics.extend(messages)
-    if choice(precision, PRECISIONS, "precision") == patching_pb2.SWEEP_PRECISION_FAST:
+    if choice(given["precision"], PRECISIONS, "precision") == patching_pb2.SWEEP_PRECISION_FAST:
         request.precision = patching_pb2.SWEEP_PRECISION_FAST
+        recheck = given["recheck"]
         top, random = (recheck, recheck) if isinstance(recheck, int) else recheck
-        request.recheck.top, request.recheck.random, request.recheck.seed = top, random, seed
-    if corrupt_with:
-        request.corrupt_interventions.extend(_corruption(corrupt_with, len(pairs)))
+        request.recheck.top, request.recheck.random, request.recheck.seed = top, random, given["seed"]
+    if given["corrupt_with"]:
+        request.corrupt_interventions.extend(_corruption(given["corrupt_with"], len(pairs)))
     return SweepPlan(request, names, single)
 
 

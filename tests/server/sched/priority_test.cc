@@ -1,24 +1,16 @@
 // Interactive work goes first, and batch work is put off but not starved: in the queue and in the turns.
-#include <memory>
 #include <string>
 
 #include "gtest/gtest.h"
 #include "sched/running_set.h"
 #include "sched/work_queue.h"
+#include "tests/server/sched/queued.h"
 
 namespace fluoroscope::sched {
 namespace {
 
-class NoWork final : public Work {
- public:
-  Progress Step() override { return Progress::kDone; }
-  void Abort(absl::Status) override {}
-};
-
 QueuedWork Make(const std::string& principal, Priority priority, uint64_t bytes = 1) {
-  return {.work = std::make_shared<NoWork>(),
-          .info = {.principal = principal, .peak_bytes = bytes, .cancel = {}, .priority = priority},
-          .arrived = {}};
+  return Queued(principal, bytes, Clock::time_point::max(), priority);
 }
 
 std::string PopAll(WorkQueue& queue, uint64_t free_bytes, uint64_t running_bytes = 0) {

@@ -1,29 +1,17 @@
 #include "sched/running_set.h"
 
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/server/sched/queued.h"
 
 namespace fluoroscope::sched {
 namespace {
 
-class NoWork final : public Work {
- public:
-  Progress Step() override { return Progress::kDone; }
-  void Abort(absl::Status) override {}
-};
-
-QueuedWork Make(const std::string& name, uint64_t bytes, Clock::time_point deadline = Clock::time_point::max()) {
-  return {.work = std::make_shared<NoWork>(),
-          .info = {.principal = name, .peak_bytes = bytes, .deadline = deadline, .cancel = {}},
-          .arrived = {}};
-}
-
 TEST(RunningSet, WorksTakeTurns) {
   RunningSet set;
-  for (const char* name : {"a", "b", "c"}) set.Admit(Make(name, 1));
+  for (const char* name : {"a", "b", "c"}) set.Admit(Queued(name, 1));
   std::string order;
   for (int i = 0; i < 6; ++i) {
     order += set.Front().info.principal;
@@ -34,8 +22,8 @@ TEST(RunningSet, WorksTakeTurns) {
 
 TEST(RunningSet, AParkedWorkKeepsItsChargeAndHasNoTurns) {
   RunningSet set;
-  set.Admit(Make("a", 10));
-  set.Admit(Make("b", 5));
+  set.Admit(Queued("a", 10));
+  set.Admit(Queued("b", 5));
   const Work* a = set.Front().work.get();
   set.Park();
   EXPECT_EQ(set.runnable(), 1U);
@@ -53,8 +41,8 @@ TEST(RunningSet, AParkedWorkKeepsItsChargeAndHasNoTurns) {
 
 TEST(RunningSet, TakingOutGivesNothingBackBeforeRelease) {
   RunningSet set;
-  set.Admit(Make("a", 10));
-  set.Admit(Make("b", 5));
+  set.Admit(Queued("a", 10));
+  set.Admit(Queued("b", 5));
   set.Park();
   EXPECT_EQ(set.TakeFront().info.principal, "b");
   EXPECT_EQ(set.charged_bytes(), 15U);
@@ -71,8 +59,8 @@ TEST(RunningSet, NextDeadlineCountsTheParkedToo) {
   RunningSet set;
   EXPECT_EQ(set.NextDeadline(), Clock::time_point::max());
   const Clock::time_point early{std::chrono::seconds(1)}, late{std::chrono::seconds(2)};
-  set.Admit(Make("a", 1, early));
-  set.Admit(Make("b", 1, late));
+  set.Admit(Queued("a", 1, early));
+  set.Admit(Queued("b", 1, late));
   set.Park();
   EXPECT_EQ(set.NextDeadline(), early);
   (void)set.Remove([&](const QueuedWork& work) { return work.info.deadline == early; });

@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/server/sched/queued.h"
 
 namespace fluoroscope::sched {
 namespace {
@@ -15,18 +16,14 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-class NamedWork final : public Work {
+class NamedWork final : public NoWork {
  public:
   explicit NamedWork(std::string name) : name(std::move(name)) {}
-  Progress Step() override { return Progress::kDone; }
-  void Abort(absl::Status) override {}
   const std::string name;
 };
 
 QueuedWork Make(const std::string& principal, int number, uint64_t bytes = 1, Clock::time_point deadline = Clock::time_point::max()) {
-  return {.work = std::make_shared<NamedWork>(principal + std::to_string(number)),
-          .info = {.principal = principal, .peak_bytes = bytes, .deadline = deadline, .cancel = {}},
-          .arrived = {}};
+  return Queued(principal, bytes, deadline, Priority::kInteractive, std::make_shared<NamedWork>(principal + std::to_string(number)));
 }
 
 std::string Name(const QueuedWork& work) { return static_cast<const NamedWork&>(*work.work).name; }

@@ -1,0 +1,148 @@
+"""How a model runs prompts: from its methods' arguments to a request, and from the reply to what they return."""
+
+from __future__ import annotations
+
+import re
+import warnings as python_warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fluoroscope.assemble import Assembler, Bfloat16
+from fluoroscope.cache import ActivationCache
+from fluoroscope.errors import FluoroscopeWarning
+from fluoroscope.hooks import HookTable
+from fluoroscope.metrics import Metric
+from fluoroscope.names import HookKey, hook_name
+from fluoroscope.ragged import Ragged
+from fluoroscope.requests import CaptureChoice, Plan, Reduction, build
+from fluoroscope.results import Metrics, ModelInfo, Provenance, RunResult, Timing
+from fluoroscope.selections import Positions, Prompts, as_ints, resolve
+from fluoroscope.tokens import Tokens
+from fluoroscope.wire import Reply, read_reply
+
+if TYPE_CHECKING:
+    from fluoroscope.model import Model
+
+# A hook name or glob, several of them, a function of the full name that says which to keep, or None.
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+_COPY_WARNING = re.compile(r"interventions\[\d+\] copies row \d+ to row \d+, but both have the same tokens")
+_FORWARD = "/fluoroscope.v1.Inference/Forward"
+# TransformerLens keeps these only when asked for by configuration: they repeat other tensors once per head.
+_NOT_BY_DEFAULT = ("attn.hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
+
+
+class Running(Tokens):
+    """The part of a Model that sends runs; for the package's own use."""
+
+    info: ModelInfo
+    _hooks: HookTable
+
+    def _build(self, prompts: Prompts, **choices: Any) -> Plan:
+        return build(self.name, prompts, layers=self.info.layers, **choices)
+
+    def _capture(
+        self, names_filter: NamesFilter, positions: Positions, layers: int | Sequence[int], heads: int | Sequence[int], reduction: Reduction,
+        grad_of: Metric | None = None,
+    ) -> CaptureChoice | None:
+        if isinstance(names_filter, Sequence) and len(names_filter) == 0:
+            if grad_of is not None:
+                raise ValueError("grad_of needs names_filter: the hook points whose gradients are wanted")
+            return None
+        chosen = as_ints(layers)
+        return CaptureChoice(self._sites(names_filter, chosen), positions, chosen, as_ints(heads), reduction, grad_of=grad_of)
+
+    def _behind(self, start_at: HookKey, chosen: Callable[[str], bool] | None) -> list[str]:
+        """Hook points from the start of a run on that a function chooses, or that are kept by default."""
+        names, start = self._hooks.names(), hook_name(start_at, self.info.layers)
+        behind = names[names.index(start) :] if start in names else names  # the server says what is wrong with the start
+        return [name for name in behind if (chosen(name) if chosen else not name.endswith(_NOT_BY_DEFAULT))]
+
+    def _sites(self, names_filter: NamesFilter, layers: Sequence[int]) -> list[str]:
+        if isinstance(names_filter, str):
+            return [names_filter]
+        if isinstance(names_filter, tuple) and len(names_filter) > 1 and isinstance(names_filter[1], int):
+            return [hook_name(names_filter, self.info.layers)]
+        if names_filter is None:
+            return [hook.name.replace("{l}", "*") for hook in self._hooks if hook.readable and not hook.unavailable_because
+                    and not hook.name.endswith(_NOT_BY_DEFAULT)]
+        if callable(names_filter):
+            # Names of other layers would match nothing on the server, which is an error for a name that somebody wrote.
+            inside = tuple(f"blocks.{layer % self.info.layers}." for layer in layers)
+            sites = [name for name in self._hooks.names() if name.startswith(inside or "") and names_filter(name)]
+            if not sites:
+                raise ValueError("names_filter says no to every hook point of this model (and these layers); model.hooks() shows them")
+            return sites
+        return [hook_name(name, self.info.layers) if isinstance(name, tuple) else name for name in names_filter]
+
+    def _call(self, plan: Plan, bfloat16: Bfloat16, timeout: float | None) -> tuple[Reply, Assembler]:
+        assembler = Assembler(plan.rows, bfloat16)
+        messages = self._client.stream(_FORWARD, plan.request, timeout)
+        try:
+            return read_reply(messages, assembler.allocate), assembler
+        finally:
+            messages.close()  # cancels the call if reading it failed
+
+    def _run(self, plan: Plan, bfloat16: Bfloat16, single: bool, timeout: float | None) -> RunResult:
+        reply, assembler = self._call(plan, bfloat16, timeout)
+        provenance = Provenance.of(reply.header.provenance)
+        names = list(assembler.names())
+        cache = ActivationCache(
+            {name: assembler.entry(name, single) for name in names if name != "logits"},
+            reply.header.rows[: plan.rows],
+            provenance,
+            self.info.layers,
+            single,
+            cast("Model", self),
+        )
+        logits = cast("np.ndarray | Ragged", assembler.value("logits", single)) if "logits" in names else None
+        return RunResult(logits, _metrics(plan, reply), cache, provenance, Timing.of(reply.summary), self._warn(plan, reply))
+
+    def _warn(self, plan: Plan, reply: Reply) -> tuple[str, ...]:
+        # The server's own warning about a patch between equal rows speaks of row numbers that this package made up; ours speaks of prompts.
+        messages = [message for message in reply.summary.warnings if not _COPY_WARNING.match(message)]
+        messages += _useless_patches(plan, reply)
+        for message in messages:
+            python_warnings.warn(message, FluoroscopeWarning, stacklevel=4)
+        return tuple(messages)
+
+
+def _metrics(plan: Plan, reply: Reply) -> Metrics:
+    values: dict[str, list[tuple[int, int, float]]] = {}
+    for value in reply.summary.metrics:
+        values.setdefault(value.name, []).append((value.row, value.position, value.value))
+    found = {}
+    for metric, names in plan.metrics.items():
+        rows: list[list[float]] = [[] for _ in range(plan.rows)]
+        for index, _, number in sorted(entry for name in names for entry in values.get(name, [])):
+            rows[index].append(number)
+        if metric.one_value:
+            found[metric] = np.array([row[0] for row in rows])
+        else:
+            longest = max(map(len, rows))
+            found[metric] = np.array([row + [np.nan] * (longest - len(row)) for row in rows])
+    return Metrics(found)
+
+
+def _useless_patches(plan: Plan, reply: Reply) -> list[str]:
+    """What a row sees at a position depends only on the tokens up to it, so a source that agrees with the prompt so far gives the same values back.
+
+    Where another patch does change the prompt, such a patch is meant: it restores the original value downstream.
+    """
+    found: dict[int, str] = {}
+    useful = set(plan.edited)
+    for target, source, positions, same_positions in plan.patches:
+        ids, others = list(reply.header.rows[target].token_ids), list(reply.header.rows[source].token_ids)
+        # Of a row that begins with activations tokens say nothing.
+        starts = any(plan.request.prompts[row].HasField("activations") for row in (target, source))
+        where = resolve(positions, len(ids)) if same_positions and not starts else None
+        if where and ids[: where[-1] + 1] == others[: where[-1] + 1]:
+            found[target] = (
+                f"patching prompt {target} changes nothing: up to the patched position {where[-1]}, the source has the same tokens as the prompt; "
+                "model.differing_positions(clean, corrupt) says where two prompts differ"
+            )
+        else:
+            useful.add(target)
+    return [message for target, message in found.items() if target not in useful]
