@@ -12,7 +12,7 @@ namespace {
 std::vector<std::string> Axes(const v1::Site& site) { return {site.axes().begin(), site.axes().end()}; }
 std::vector<int64_t> Sizes(const v1::Site& site) { return {site.shape().begin(), site.shape().end()}; }
 
-nlohmann::ordered_json ToJson(const v1::Site& site) {
+nlohmann::ordered_json SiteJson(const v1::Site& site) {
   nlohmann::ordered_json json = {{"name", site.name()},
                                  {"equation", site.equation()},
                                  {"axes", Axes(site)},
@@ -58,12 +58,12 @@ void Print(const v1::GetModelReply& model) {
   }
 }
 
-absl::Status Run(const client::Client& client, const Global& global, const std::string& name) {
+absl::Status RunHooks(const client::Client& client, const Global& global, const std::string& name) {
   auto model = client.GetModel(name);
   if (!model.ok()) return model.status();
   if (global.json) {
     auto sites = nlohmann::ordered_json::array();
-    for (const v1::Site& site : model->sites()) sites.push_back(ToJson(site));
+    for (const v1::Site& site : model->sites()) sites.push_back(SiteJson(site));
     PrintJson({{"model", model->info().name()}, {"layers", model->info().layers()}, {"sites", sites}});
   } else {
     Print(*model);
@@ -78,7 +78,7 @@ void AddHooks(CLI::App& app, const Global& global, Action* action) {
   auto model = std::make_shared<std::string>();
   command->add_option("MODEL", *model, "Name of the model, as `fluoroscope models` lists it")->required()->option_text(" ");
   command->callback(
-      [&global, action, model] { *action = [&global, model](const client::Client& client) { return Run(client, global, *model); }; });
+      [&global, action, model] { *action = [&global, model](const client::Client& client) { return RunHooks(client, global, *model); }; });
 }
 
 }  // namespace fluoroscope::cli

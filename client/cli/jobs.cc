@@ -13,7 +13,7 @@
 namespace fluoroscope::cli {
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kJobsExamples[] = R"(
 Jobs belong to the principal that submitted them: give the same --principal NAME, or set FLUOROSCOPE_PRINCIPAL, everywhere. It is no password.
 
 Examples:
@@ -44,7 +44,7 @@ std::string Time(int64_t milliseconds) {
   return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::gmtime(static_cast<std::time_t>(milliseconds / 1000)));
 }
 
-nlohmann::ordered_json ToJson(const v1::Job& job) {
+nlohmann::ordered_json JobJson(const v1::Job& job) {
   return {{"id", job.id()},
           {"kind", job.kind()},
           {"model", job.model()},
@@ -71,7 +71,7 @@ absl::Status List(const client::Client& client, const Global& global) {
   if (!jobs.ok()) return jobs.status();
   if (global.json) {
     auto list = nlohmann::ordered_json::array();
-    for (const v1::Job& job : *jobs) list.push_back(ToJson(job));
+    for (const v1::Job& job : *jobs) list.push_back(JobJson(job));
     PrintJson({{"jobs", list}});
     return absl::OkStatus();
   }
@@ -83,12 +83,12 @@ absl::Status List(const client::Client& client, const Global& global) {
   return absl::OkStatus();
 }
 
-struct Options {
+struct JobOptions {
   std::string id;
   bool csv = false, raw = false;
 };
 
-absl::Status Watch(const client::Client& client, const Global& global, const Options& options) {
+absl::Status Watch(const client::Client& client, const Global& global, const JobOptions& options) {
   if (absl::Status status = CheckPrincipal(global); !status.ok()) return status;
   if (global.json && options.csv) return absl::InvalidArgumentError("--json and --csv exclude each other");
   const auto job = client.GetJob(options.id);
@@ -103,19 +103,19 @@ absl::Status Watch(const client::Client& client, const Global& global, const Opt
   return absl::OkStatus();
 }
 
-absl::Status Cancel(const client::Client& client, const Global& global, const Options& options) {
+absl::Status Cancel(const client::Client& client, const Global& global, const JobOptions& options) {
   if (absl::Status status = CheckPrincipal(global); !status.ok()) return status;
   const auto job = client.CancelJob(options.id);
   if (!job.ok()) return job.status();
   if (global.json) {
-    PrintJson(ToJson(*job));
+    PrintJson(JobJson(*job));
   } else {
     fmt::print("{} of {} cells were done\n", job->cells_done(), job->cells_total());
   }
   return absl::OkStatus();
 }
 
-absl::Status Delete(const client::Client& client, const Global& global, const Options& options) {
+absl::Status Delete(const client::Client& client, const Global& global, const JobOptions& options) {
   if (absl::Status status = CheckPrincipal(global); !status.ok()) return status;
   return client.DeleteJob(options.id);
 }
@@ -127,7 +127,7 @@ absl::Status SubmitJob(const client::Client& client, const Global& global, const
   const auto job = client.SubmitJob(request);
   if (!job.ok()) return job.status();
   if (global.json) {
-    PrintJson(ToJson(*job));
+    PrintJson(JobJson(*job));
   } else {
     fmt::print("{}\n", job->id());
   }
@@ -138,8 +138,8 @@ void AddJobs(CLI::App& app, const Global& global, Action* action) {
   CLI::App* command =
       app.add_subcommand("jobs", "Sweeps and path patching that the server keeps: lists, watches, cancels and deletes them");
   command->require_subcommand(0, 1);
-  auto options = std::make_shared<Options>();
-  using Run = absl::Status (*)(const client::Client&, const Global&, const Options&);
+  auto options = std::make_shared<JobOptions>();
+  using Run = absl::Status (*)(const client::Client&, const Global&, const JobOptions&);
   const auto add = [&](const char* name, const char* help, Run run) {
     CLI::App* one = command->add_subcommand(name, help);
     one->add_option("ID", options->id, "The job's id")->required();
@@ -154,7 +154,7 @@ void AddJobs(CLI::App& app, const Global& global, Action* action) {
   add("cancel", "Stops a job for good; what is finished is kept until it is deleted", Cancel);
   add("delete", "Stops a job if it has not ended, and has the server forget it", Delete);
   command->add_subcommand("list", "All your jobs, newest first (also without a command)");
-  command->footer(kExamples);
+  command->footer(kJobsExamples);
   // After its own subcommands' callbacks, so only when none of those has set the action.
   command->callback([&global, action] {
     if (!*action) *action = [&global](const client::Client& client) { return List(client, global); };

@@ -16,7 +16,7 @@
 namespace fluoroscope::cli {
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kLensExamples[] = R"(
 The logit lens: what the model would say if it ended after each layer. The final norm, with the statistics of the residual itself, and the
 unembedding are applied to the residual stream; probabilities are over the whole vocabulary.
 
@@ -186,7 +186,7 @@ void PrintAsCsv(const Lens& lens, const v1::RowInfo& row) {
   }
 }
 
-absl::Status Run(const client::Client& client, const Global& global, LensOptions options) {
+absl::Status RunLens(const client::Client& client, const Global& global, LensOptions options) {
   if (global.json && options.csv) return absl::InvalidArgumentError("--json and --csv exclude each other");
   ReadDash(&options.prompt);
   const auto request = RequestOf(options);
@@ -228,9 +228,10 @@ void AddLens(CLI::App& app, const Global& global, Action* action) {
       ->option_text("TOKEN");
   command->add_flag("--csv", options->csv, "One line per layer, position and token");
   AddPromptOptions(*command, &options->how);
-  command->footer(kExamples);
-  command->callback(
-      [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });
+  command->footer(kLensExamples);
+  command->callback([&global, action, options] {
+    *action = [&global, options](const client::Client& client) { return RunLens(client, global, *options); };
+  });
 }
 
 }  // namespace fluoroscope::cli

@@ -9,11 +9,11 @@
 namespace fluoroscope::cli {
 namespace {
 
-struct Options {
+struct LoadingOptions {
   std::string model, dtype;
 };
 
-absl::Status Load(const client::Client& client, const Global& global, const Options& options) {
+absl::Status Load(const client::Client& client, const Global& global, const LoadingOptions& options) {
   const auto loaded = client.LoadModel(options.model, options.dtype);
   if (!loaded.ok()) return loaded.status();
   const v1::ModelInfo& info = loaded->info();
@@ -29,7 +29,7 @@ absl::Status Load(const client::Client& client, const Global& global, const Opti
   return absl::OkStatus();
 }
 
-absl::Status Unload(const client::Client& client, const Global& global, const Options& options) {
+absl::Status Unload(const client::Client& client, const Global& global, const LoadingOptions& options) {
   const auto unloaded = client.UnloadModel(options.model);
   if (!unloaded.ok()) return unloaded.status();
   if (global.json) {
@@ -43,8 +43,8 @@ absl::Status Unload(const client::Client& client, const Global& global, const Op
 }  // namespace
 
 void AddLoading(CLI::App& app, const Global& global, Action* action) {
-  auto options = std::make_shared<Options>();
-  using Run = absl::Status (*)(const client::Client&, const Global&, const Options&);
+  auto options = std::make_shared<LoadingOptions>();
+  using Run = absl::Status (*)(const client::Client&, const Global&, const LoadingOptions&);
   const auto add = [&](const char* name, const char* help, Run run) {
     CLI::App* command = app.add_subcommand(name, help);
     command->add_option("MODEL", options->model, "Its name; `fluoroscope models` shows which there are")->required();

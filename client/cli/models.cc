@@ -20,14 +20,14 @@ const char* StateName(v1::UnloadedModel::State state) {
   }
 }
 
-nlohmann::ordered_json ToJson(const v1::UnloadedModel& model) {
+nlohmann::ordered_json ModelJson(const v1::UnloadedModel& model) {
   return {{"name", model.name()},
           {"state", StateName(model.state())},
           {"loaded_bytes", model.loaded_bytes()},
           {"total_bytes", model.total_bytes()}};
 }
 
-nlohmann::ordered_json ToJson(const v1::ModelInfo& model) {
+nlohmann::ordered_json ModelJson(const v1::ModelInfo& model) {
   return {{"name", model.name()},
           {"state", "loaded"},
           {"family", model.family()},
@@ -49,14 +49,14 @@ nlohmann::ordered_json ToJson(const v1::ModelInfo& model) {
           {"tokenizer_sha256", model.tokenizer_sha256()}};
 }
 
-absl::Status Run(const client::Client& client, const Global& global) {
+absl::Status RunModels(const client::Client& client, const Global& global) {
   auto models = client.ListAllModels();
   if (!models.ok()) return models.status();
   if (global.json) {
     auto list = nlohmann::ordered_json::array();
-    for (const v1::ModelInfo& model : models->models()) list.push_back(ToJson(model));
+    for (const v1::ModelInfo& model : models->models()) list.push_back(ModelJson(model));
     auto others = nlohmann::ordered_json::array();
-    for (const v1::UnloadedModel& model : models->others()) others.push_back(ToJson(model));
+    for (const v1::UnloadedModel& model : models->others()) others.push_back(ModelJson(model));
     PrintJson({{"models", list},
                {"others", others},
                {"weights_bytes", models->weights_bytes()},
@@ -96,7 +96,7 @@ absl::Status Run(const client::Client& client, const Global& global) {
 
 void AddModels(CLI::App& app, const Global& global, Action* action) {
   CLI::App* command = app.add_subcommand("models", "The models that the server holds, and those that it could load");
-  command->callback([&global, action] { *action = [&global](const client::Client& client) { return Run(client, global); }; });
+  command->callback([&global, action] { *action = [&global](const client::Client& client) { return RunModels(client, global); }; });
 }
 
 }  // namespace fluoroscope::cli

@@ -8,7 +8,7 @@
 namespace fluoroscope::cli {
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kPathExamples[] = R"(
 Path patching (Wang et al. 2022): the prompt runs with a sender's output as in the other prompt, all other heads frozen; what the receiver
 then reads is put into a run in which everything behind it is computed again. The metric of that run is the cell's value. Nothing is
 linearised.
@@ -23,12 +23,12 @@ Examples:
   … --senders movers=23.3+29.1,mlp.3                     heads that act together
   … --csv > paths.csv                                    one line per cell)";
 
-struct Options {
+struct PathPatchCommand {
   PathOptions paths;
   GridOptions grid;
 };
 
-absl::Status Run(const client::Client& client, const Global& global, const Options& options) {
+absl::Status RunPathPatch(const client::Client& client, const Global& global, const PathPatchCommand& options) {
   absl::Status status = CheckGridOptions(global, options.grid);
   if (!status.ok()) return status;
   const auto model = client.GetModel(options.paths.pair.model);
@@ -44,12 +44,13 @@ absl::Status Run(const client::Client& client, const Global& global, const Optio
 
 void AddPathPatch(CLI::App& app, const Global& global, Action* action) {
   CLI::App* command = app.add_subcommand("path-patch", "What one part of the model says to another, and to nobody else, as a heat map");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PathPatchCommand>();
   AddPathOptions(*command, &options->paths);
   AddGridOptions(*command, &options->grid);
-  command->footer(kExamples);
-  command->callback(
-      [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });
+  command->footer(kPathExamples);
+  command->callback([&global, action, options] {
+    *action = [&global, options](const client::Client& client) { return RunPathPatch(client, global, *options); };
+  });
 }
 
 }  // namespace fluoroscope::cli

@@ -51,7 +51,7 @@ void PrintForPeople(const client::ForwardResult& result, const Predictions& pred
                  colour));
 }
 
-absl::Status Run(const client::Client& client, const Global& global, RunOptions options) {
+absl::Status RunForward(const client::Client& client, const Global& global, RunOptions options) {
   ReadDash(&options.prompt);
   v1::ForwardRequest request;
   request.set_model(options.model);
@@ -81,8 +81,9 @@ void AddRun(CLI::App& app, const Global& global, Action* action) {
   command->add_option("PROMPT", options->prompt, "The text to run, or - to read it from standard input")->required()->option_text(" ");
   command->add_option("--top", options->top, "How many next tokens to show (5)")->check(CLI::Range(1u, 1000000u))->option_text("N");
   AddPromptOptions(*command, &options->how);
-  command->callback(
-      [&global, action, options] { *action = [&global, options](const client::Client& client) { return Run(client, global, *options); }; });
+  command->callback([&global, action, options] {
+    *action = [&global, options](const client::Client& client) { return RunForward(client, global, *options); };
+  });
 }
 
 }  // namespace fluoroscope::cli

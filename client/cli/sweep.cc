@@ -8,7 +8,7 @@
 namespace fluoroscope::cli {
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kSweepExamples[] = R"(
 Each cell of the grid is one run with one place changed, and what the metric then says; what is not an axis is changed at all its places
 together. The server computes of each cell only what differs.
 
@@ -23,12 +23,12 @@ Examples:
   … --site pattern --over position,source --layers 12 --heads 3
   … --csv > sweep.csv                           one line per cell)";
 
-struct Options {
+struct SweepCommand {
   SweepOptions sweep;
   GridOptions grid;
 };
 
-absl::Status Run(const client::Client& client, const Global& global, const Options& options) {
+absl::Status RunSweep(const client::Client& client, const Global& global, const SweepCommand& options) {
   absl::Status status = CheckGridOptions(global, options.grid);
   if (!status.ok()) return status;
   auto request = MakeSweepRequest(options.sweep);
@@ -42,13 +42,13 @@ absl::Status Run(const client::Client& client, const Global& global, const Optio
 
 void AddSweep(CLI::App& app, const Global& global, Action* action) {
   CLI::App* command = app.add_subcommand("sweep", "Patches a whole grid of places and shows what each one does, as a heat map");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SweepCommand>();
   AddSweepOptions(*command, &options->sweep);
   AddGridOptions(*command, &options->grid);
-  command->footer(kExamples);
+  command->footer(kSweepExamples);
   command->callback([&global, action, options] {
     RequireSweepPrompts(options->sweep);
-    *action = [&global, options](const client::Client& client) { return Run(client, global, *options); };
+    *action = [&global, options](const client::Client& client) { return RunSweep(client, global, *options); };
   });
 }
 
