@@ -81,7 +81,9 @@ std::string Quoted(const std::string& token) {
 
 std::string ShownToken(std::string token) {
   if (token.starts_with(" ") && token.size() > 1) token.erase(0, 1);
-  const std::string quoted = Quoted(token);
+  std::string quoted = Quoted(token);
+  // A no-break space would look like nothing.
+  for (size_t at; (at = quoted.find("\u00a0")) != std::string::npos;) quoted.replace(at, 2, "\\u00a0");
   const bool blank = token.find_first_not_of(' ') == std::string::npos;
   return blank ? quoted : quoted.substr(1, quoted.size() - 2);
 }

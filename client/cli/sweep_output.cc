@@ -70,7 +70,7 @@ std::vector<Axis> AxesToDraw(std::vector<Axis> axes) {
   }
   std::vector<std::string> grid;
   for (const std::string& layer : layers.labels)
-    for (const std::string& head : heads.labels) grid.push_back(layer + "." + head);
+    for (const std::string& head : heads.labels) grid.push_back(absl::StrCat(layer, ".", head));
   if (layers.labels.size() < 2 || grid != axes[1].labels) return axes;
   return {axes[0], layers, heads};
 }

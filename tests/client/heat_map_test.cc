@@ -115,6 +115,7 @@ TEST(HeatMapTest, TokensAreReadable) {
   EXPECT_EQ(PositionLabel("2:\n"), "2 \\n");
   EXPECT_EQ(PositionLabel("2: "), "2 \" \"");
   EXPECT_EQ(PositionLabel("3::"), "3 :");
+  EXPECT_EQ(PositionLabel("3:\u00a0x\u00a0"), "3 \\u00a0x\\u00a0");
   EXPECT_EQ(PositionLabel("4:\x1b[2J"), "4 \\u001b[2J");
 }
 

@@ -77,7 +77,7 @@ def test_tables_in_a_pipe(cli, model, whole):
     lines = ok(cli(*ASK, "--positions=-1", "--layers", "28-29", "--top", "3")).splitlines()
     assert "position 4 is" in lines[1] and lines[3].split() == ["layer", "1", "2", "3"]
     best = whole.top(29, -1)
-    assert lines[4].split()[1:] == [part for token in list(best)[:3] for part in (token.text.strip(), f"{np.exp(token.logprob):.2f}")]
+    assert lines[4].split()[1:] == [part for token in list(best)[:3] for part in (token.token.strip(), f"{np.exp(token.logprob):.2f}")]
     lines = ok(cli(*ASK, "--token", " Paris", "--token", " London")).splitlines()
     assert [line for line in lines if line.startswith('"')] == ['" Paris"', '" London"']
     shown = np.array([line.split() for line in lines if re.match(r" *\d+  ", line)], float)[:30]
