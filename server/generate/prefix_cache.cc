@@ -12,19 +12,19 @@
 
 namespace fluoroscope::generate {
 
-// Has reserved its bytes; whoever drops the last reference releases them, memory first.
+// Whoever drops the last reference releases what is reserved for it, memory first.
 struct PrefixValues {
-  PrefixValues(const PrefixCache& of, uint64_t size) : cache(of), bytes(size) {}
+  explicit PrefixValues(const PrefixCache& of) : cache(of) {}
   ~PrefixValues() {
     values.reset();
-    if (!cache.closing_) cache.options_.release(bytes);
+    if (bytes > 0 && !cache.closing_) cache.options_.release(bytes);
   }
   PrefixValues(const PrefixValues&) = delete;
   PrefixValues& operator=(const PrefixValues&) = delete;
 
   const PrefixCache& cache;
-  const uint64_t bytes;
-  at::Tensor values;  // [2 * layers, kBlock, kv_heads, d_head]: k and v of each layer in turn
+  uint64_t bytes = 0;  // reserved
+  at::Tensor values;   // [2 * layers, kBlock, kv_heads, d_head]: k and v of each layer in turn
 };
 
 namespace {
@@ -94,11 +94,14 @@ void PrefixCache::Put(const std::string& principal, const std::shared_ptr<const 
   if (bytes > options_.max_bytes) return;
   const c10::InferenceMode no_gradients;
   const Room room = MakeRoom(principal, model, ids, bytes);
+  if (room.blocks == 0) return;
   std::vector<PrefixValuesPtr> made;
   std::exception_ptr failure;
   try {
-    for (size_t i = 0; i < room.blocks && options_.reserve(bytes); ++i) {
-      const auto values = std::make_shared<PrefixValues>(*this, bytes);
+    for (size_t i = 0; i < room.blocks; ++i) {
+      const auto values = std::make_shared<PrefixValues>(*this);
+      if (!options_.reserve(bytes)) break;
+      values->bytes = bytes;
       values->values = CopyOf(kv, room.known + i);
       made.push_back(values);
     }
