@@ -61,15 +61,13 @@ def occupy(server: ServerProcess, client):
     return call
 
 
-def wait_for_check(client, name: str):
-    """Until the model has been read and its check waits."""
+def wait_for_check(server: ServerProcess, client, name: str):
+    """Until the model has been read and its check, the only one in the queue, waits."""
 
     def waits() -> bool:
-        other = {other.name: other for other in listed(client).others}.get(name)
-        queued = [work for work in client.call("fluoroscope.v1.Server/GetStatus").works if work.state == 1]
-        return other is not None and other.state == 2 and 0 < other.total_bytes == other.loaded_bytes and len(queued) == 1
+        return states(client).get(name) == 2 and server.metric("fluoroscope_queue_depth") == 1
 
-    assert eventually(waits, 60), (listed(client), client.call("fluoroscope.v1.Server/GetStatus"))
+    assert eventually(waits, 30), listed(client)
 
 
 def test_a_load_whose_client_goes_away_ends(server, busy):
@@ -77,19 +75,19 @@ def test_a_load_whose_client_goes_away_ends(server, busy):
     held = listed(client).weights_bytes
     forward = occupy(server, client)
     loading = client.future(LOAD, model="large")
-    wait_for_check(client, "large")
+    wait_for_check(server, client, "large")
     assert listed(client).weights_bytes > held
     before = server.metric(CANCELLED)
     loading.cancel()
     assert eventually(lambda: states(client)["large"] == 1 and listed(client).weights_bytes == held)
     assert eventually(lambda: server.metric(CANCELLED) == before + 1)
-    assert not [work for work in client.call("fluoroscope.v1.Server/GetStatus").works if work.state == 1]
+    assert server.metric("fluoroscope_queue_depth") == 0
     assert refusal(logits, client, "large")[0] == grpc.StatusCode.NOT_FOUND
     text = server.http("/metrics")[1]
     assert [line for line in text.splitlines() if 'model="large"' in line and line.startswith(("fluoroscope_model_", "fluoroscope_identity_"))] == []
     # Whoever asks next gets a whole model.
     again = client.future(LOAD, model="large")
-    wait_for_check(client, "large")
+    wait_for_check(server, client, "large")
     forward.cancel()
     assert again.result().info.name == "large" and not again.result().was_loaded
     np.testing.assert_allclose(logits(client, "large"), expected(busy), atol=5e-5)
@@ -101,7 +99,7 @@ def test_a_load_goes_on_while_somebody_waits_for_it(server):
     client, other = server.client(), server.client()
     forward = occupy(server, client)
     first = client.future(LOAD, model="large")
-    wait_for_check(client, "large")
+    wait_for_check(server, client, "large")
     second = other.future(LOAD, model="large")
     assert eventually(lambda: server.metric('fluoroscope_rpcs_in_flight{method="Models.LoadModel"}') == 2)
     estimate(client, 1)  # behind it on the prepare thread
@@ -137,7 +135,7 @@ def test_sigterm_ends_a_load_whose_check_waits(start, store, busy):
     client = server.client()
     forward = occupy(server, client)
     loading = client.future(LOAD, model="large")
-    wait_for_check(client, "large")
+    wait_for_check(server, client, "large")
     server.terminate()
     error = loading.exception()
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
