@@ -19,8 +19,13 @@ class Sink {
   virtual bool Push(Part part) = 0;
 
   // Called once, before the first Push. `resume` may be called from any thread, any number of times, until the sink dies. The sink calls
-  // it when it wants more, and once more after Finish, when nothing is unsent: until then the run's bytes stay charged.
+  // it when it wants more, and once more after Finish, when nothing is unsent: until then the run's bytes stay charged. A call says only
+  // that something may have changed: it may have been decided long before it arrives.
   virtual void OnDrain(std::function<void()> resume) = 0;
+
+  // After Finish: whether nothing that was pushed is held any more. Any thread. When it turns true, `resume` is called after that. Of a
+  // sink that keeps what it gets for itself, the run's charge is no longer the measure.
+  virtual bool AllSent() const { return true; }
 
   // The end: OK after a summary was pushed, else why there is none. Nothing is pushed afterwards.
   virtual void Finish(absl::Status status) = 0;

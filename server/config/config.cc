@@ -160,6 +160,7 @@ absl::StatusOr<ServerConfig> FromProto(const pb::ServerConfig& proto) {
   Take(proto.limits().max_running_per_principal(), config.limits.max_running_per_principal);
   FS_ASSIGN_OR_RETURN(config.limits.bytes_per_principal,
                       BytesOf("limits.memory_mib_per_principal", proto.limits().memory_mib_per_principal()));
+  Take(proto.limits().upload_idle_seconds(), config.limits.upload_idle_seconds);
   Take(proto.drain_seconds(), config.drain_seconds);
   if (!proto.log_level().empty()) config.log_level = proto.log_level();
   Take(proto.self_check_seconds(), config.self_check_seconds);

@@ -26,6 +26,7 @@ struct Limits {
   uint32_t max_in_flight_per_principal = 256;
   uint32_t max_running_per_principal = 64;
   uint64_t bytes_per_principal = 0;  // 0: the whole budget
+  uint32_t upload_idle_seconds = 120;
 };
 
 struct JobsConfig {

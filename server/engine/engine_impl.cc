@@ -182,7 +182,10 @@ class EngineImpl final : public Engine {
 
   jobs::Jobs& jobs() override { return *jobs_; }
 
-  void Poke() override { executor_.Poke(); }
+  void Poke() override {
+    models_.CancelUnwanted();  // first: a load may wait for its check, which the executor ends
+    executor_.Poke();
+  }
 
   api::ServerStatus Status() const override { return StatusOf(executor_, config_.memory_bytes, models_.budget()); }
 

@@ -152,17 +152,19 @@ absl::StatusOr<Source> ModelService::SourceOf(const std::string& name) const {
 
 void ModelService::Load(api::LoadModelRequest request, api::CallContext call, Callback<api::LoadModelReply> done) {
   if (absl::Status allowed = CheckAllowed(); !allowed.ok()) return done(std::move(allowed));
+  const CancelToken gone = call.cancel;
   engine_.prepare(
       std::move(call),
-      [this, request = std::move(request), done] {
+      [this, request = std::move(request), done, gone] {
         absl::StatusOr<Source> source = SourceOf(request.name);
         if (!source.ok()) return done(source.status());
-        Request(*source, request.dtype, /*at_start=*/false, done);
+        Request(*source, request.dtype, /*at_start=*/false, done, gone);
       },
       done);
 }
 
-void ModelService::Request(const Source& source, const std::string& dtype, bool at_start, Callback<api::LoadModelReply> done) {
+void ModelService::Request(const Source& source, const std::string& dtype, bool at_start, Callback<api::LoadModelReply> done,
+                           const CancelToken& gone) {
   // Whoever comes later takes what there is, unless it asked for something else.
   const auto answer = [name = source.name, dtype, done](const absl::StatusOr<ModelTable::Model>& model, bool at_once) {
     if (!model.ok()) return done(model.status());
@@ -173,26 +175,28 @@ void ModelService::Request(const Source& source, const std::string& dtype, bool 
     done(std::move(reply));
   };
   std::shared_ptr<residency::LoadProgress> progress;
-  if (table_.Request(source, answer, &progress) != ModelTable::Answer::kLoad) return;
-  if (stopping_) progress->cancel.Cancel();  // CancelLoads may have been just before
+  if (table_.Request(source, answer, &progress, gone) != ModelTable::Answer::kLoad) return;
+  if (stopping_) progress->cancel.Cancel();       // CancelLoads may have been just before
+  if (gone.cancelled()) table_.CancelUnwanted();  // the same
   Source wanted = source;
   if (!dtype.empty()) wanted.dtype = dtype;
   if (!loader_.Post([this, wanted = std::move(wanted), at_start, progress] { LoadNow(wanted, at_start, *progress); }))
-    table_.Failed(source.name, stopping_
-                                   ? ShuttingDown()
-                                   : absl::ResourceExhaustedError(absl::StrCat(kMaxLoads, " loads are waiting already; try again later")));
+    table_.Failed(
+        source.name, *progress,
+        stopping_ ? ShuttingDown() : absl::ResourceExhaustedError(absl::StrCat(kMaxLoads, " loads are waiting already; try again later")));
 }
 
 void ModelService::LoadNow(const Source& source, bool at_start, residency::LoadProgress& progress) {
   absl::StatusOr<std::shared_ptr<LoadedModel>> model = ShuttingDown();
-  if (!stopping_) model = tensor::GuardTorch([&] { return TryLoad(source, at_start, progress); });
+  if (!stopping_ && progress.cancel.cancelled()) model = absl::CancelledError("the load was cancelled");
+  if (!progress.cancel.cancelled() && !stopping_) model = tensor::GuardTorch([&] { return TryLoad(source, at_start, progress); });
   if (model.ok()) {
     const api::ModelInfo info = (*model)->Info();
     spdlog::info("model {}: loaded, {} in {}, {} bytes", info.name, info.family, info.dtype, info.weight_bytes);
-    table_.Loaded(source.name, *std::move(model));
+    table_.Loaded(source.name, progress, *std::move(model));
   } else {
     if (!at_start) spdlog::warn("model {}: not loaded: {}", source.name, std::string(model.status().message()));
-    table_.Failed(source.name, stopping_ ? ShuttingDown() : at_start ? model.status() : WithoutPath(model.status(), source));
+    table_.Failed(source.name, progress, stopping_ ? ShuttingDown() : at_start ? model.status() : WithoutPath(model.status(), source));
   }
   Changed();
 }

@@ -58,6 +58,9 @@ class ModelService final : public api::Models {
   std::vector<std::shared_ptr<LoadedModel>> Loaded() const;
   const residency::WeightBudget& budget() const { return *budget_; }
 
+  // A call's cancel token was set: a load that nobody waits for any more ends at its next tensor. Cheap.
+  void CancelUnwanted() { table_.CancelUnwanted(); }
+
   api::ModelList List() const override;
   std::optional<bool> Serving(const std::string& name) const override;
   void OnChange(std::function<void()> changed) override;
@@ -67,7 +70,8 @@ class ModelService final : public api::Models {
  private:
   absl::Status CheckAllowed() const;
   absl::StatusOr<residency::Source> SourceOf(const std::string& name) const;
-  void Request(const residency::Source& source, const std::string& dtype, bool at_start, Callback<api::LoadModelReply> done);
+  void Request(const residency::Source& source, const std::string& dtype, bool at_start, Callback<api::LoadModelReply> done,
+               const CancelToken& gone = {});
   absl::StatusOr<api::UnloadModelReply> UnloadNow(const std::string& name);
   // On the loader thread.
   void LoadNow(const residency::Source& source, bool at_start, residency::LoadProgress& progress);

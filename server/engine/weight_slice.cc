@@ -76,7 +76,7 @@ class SliceReader final : public sched::Work {
       : slice_(std::move(slice)), owner_(std::move(owner)), header_(std::move(header)), sink_(std::move(sink)), named_(std::move(named)) {}
 
   Progress Step() override {
-    if (done_) return Progress::kDone;  // resumed because everything has been sent
+    if (done_) return Sent();
     if (!started_) {
       started_ = true;
       queue_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - arrived_).count();
@@ -94,7 +94,7 @@ class SliceReader final : public sched::Work {
     summary.peak_bytes = meter_.peak_bytes();
     sink_->Push(std::move(summary));
     sink_->Finish(absl::OkStatus());
-    return Progress::kBlocked;  // what is unsent stays charged; the sink resumes when nothing is
+    return Sent();
   }
 
   void Abort(absl::Status why) override {
@@ -103,6 +103,9 @@ class SliceReader final : public sched::Work {
   }
 
  private:
+  // What is unsent stays charged; the sink resumes when nothing is, but perhaps before as well.
+  Progress Sent() const { return sink_->AllSent() ? Progress::kDone : Progress::kBlocked; }
+
   // Copies the next lines; false when there is nothing left to copy.
   bool CopyPiece() {
     if (slice_.lines_at_a_time == 0) {

@@ -65,7 +65,7 @@ sched::Work::Progress GenerateRun::StepPrompts() {
 }
 
 sched::Work::Progress GenerateRun::Step() {
-  if (succeeded_) return Progress::kDone;  // resumed because everything has been sent
+  if (succeeded_) return Sent();
   Begin();
   if (!failed_.ok()) return Fail(failed_);
   if (prompts_ != nullptr && prompts_->pooled()) return StepPrompts();  // rows in a pool do not wait for a reader
@@ -86,8 +86,12 @@ sched::Work::Progress GenerateRun::Step() {
   if (!failed_.ok()) return Fail(failed_);
   if (!done) return Progress::kMore;
   Succeed();
-  // Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait.
-  return out_.captured_bytes() < kUnchargedBytes ? Progress::kDone : Progress::kBlocked;
+  return Sent();
+}
+
+// Unsent results stay charged: the work ends when the sink has sent them (run::ForwardRun::Ended). Small ones are not worth the wait.
+sched::Work::Progress GenerateRun::Sent() const {
+  return out_.captured_bytes() < kUnchargedBytes || sink_->AllSent() ? Progress::kDone : Progress::kBlocked;
 }
 
 void GenerateRun::OnStep(size_t clients, size_t rows) { metrics_.ObserveBatch(header_.provenance.model, clients, rows, rows); }

@@ -43,8 +43,8 @@ class GenerateRun final : public sched::Work, public DecodeClient {
   void OnDecodeFailed(absl::Status why) override { failed_ = std::move(why); }
   void OnStep(size_t clients, size_t rows) override;
 
-  // The sink wants more. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so this run learns of both
-  // in its own turn only.
+  // The sink may want more. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so this run learns of
+  // both in its own turn only.
   void OnDrained() { drained_ = true; }
 
  private:
@@ -55,6 +55,7 @@ class GenerateRun final : public sched::Work, public DecodeClient {
   bool StartRow();
   bool LeavePrompt();
   Progress Fail(absl::Status why);
+  Progress Sent() const;
   void Succeed();
   void Release();
 

@@ -1,97 +1,69 @@
 #include "generate/prefix_cache.h"
 
+#include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
-#include <iterator>
+#include <algorithm>
+#include <exception>
 #include <utility>
+#include <vector>
 
 #include "obs/metrics.h"
 
 namespace fluoroscope::generate {
+
+// Whoever drops the last reference releases what is reserved for it, memory first.
+struct PrefixValues {
+  explicit PrefixValues(const PrefixCache& of) : cache(of) {}
+  ~PrefixValues() {
+    values.reset();
+    if (bytes > 0 && !cache.closing_) cache.options_.release(bytes);
+  }
+  PrefixValues(const PrefixValues&) = delete;
+  PrefixValues& operator=(const PrefixValues&) = delete;
+
+  const PrefixCache& cache;
+  uint64_t bytes = 0;  // reserved
+  at::Tensor values;   // [2 * layers, kBlock, kv_heads, d_head]: k and v of each layer in turn
+};
+
 namespace {
 
-std::vector<int64_t> IdsOfBlock(std::span<const int64_t> ids, size_t block) {
-  const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(block) * PrefixCache::kBlock;
-  return {begin, begin + PrefixCache::kBlock};
+constexpr int64_t kBlock = PrefixCache::kBlock;
+
+// [2 * layers, kBlock, kv_heads, d_head] of one block.
+std::vector<int64_t> ShapeOf(const model::KvPrefix& kv) {
+  const at::Tensor& first = kv.k.front();
+  return {2 * static_cast<int64_t>(kv.k.size()), kBlock, first.size(1), first.size(2)};
 }
 
-size_t WholeBlocks(std::span<const int64_t> ids) { return ids.size() / static_cast<size_t>(PrefixCache::kBlock); }
+at::Tensor CopyOf(const model::KvPrefix& kv, size_t block) {
+  at::Tensor values = at::empty(ShapeOf(kv), kv.k.front().options());
+  const auto take = [&](const at::Tensor& of) { return of.narrow(0, static_cast<int64_t>(block) * kBlock, kBlock); };
+  for (size_t layer = 0; layer < kv.k.size(); ++layer) {
+    values.select(0, 2 * static_cast<int64_t>(layer)).copy_(take(kv.k[layer]));
+    values.select(0, 2 * static_cast<int64_t>(layer) + 1).copy_(take(kv.v[layer]));
+  }
+  return values;
+}
 
 }  // namespace
 
-PrefixCache::Block& PrefixCache::TopLocked(const std::string& principal, const std::shared_ptr<const model::Model>& model) {
-  Tree& tree = trees_[{principal, model->weights_sha256, model.get()}];
-  tree.model = model;
-  return tree.top;
-}
-
-std::vector<PrefixCache::Block*> PrefixCache::WalkLocked(Block& top, std::span<const int64_t> ids) {
-  std::vector<Block*> way;
-  ++walk_;
-  Block* here = &top;
-  for (size_t i = 0; i < WholeBlocks(ids); ++i) {
-    const auto next = here->children.find(IdsOfBlock(ids, i));
-    if (next == here->children.end()) break;
-    here = next->second.get();
-    here->walk = walk_;
-    way.push_back(here);
-  }
-  TouchLocked(way);
-  return way;
-}
-
-void PrefixCache::TouchLocked(const std::vector<Block*>& way) {
-  for (auto block = way.rbegin(); block != way.rend(); ++block) order_.splice(order_.begin(), order_, (*block)->place);
-}
-
-bool PrefixCache::DropOldestLocked() {
-  if (order_.empty() || order_.back()->walk == walk_) return false;  // of the way that is being walked
-  const Block* const oldest = order_.back();
-  const uint64_t bytes = oldest->values.nbytes();
-  order_.pop_back();
-  auto& siblings = oldest->parent->children;
-  siblings.erase(siblings.find(oldest->ids));
-  bytes_ -= bytes;
-  options_.release(bytes);
-  return true;
-}
-
-// Those that are empty, and those of models that are gone: nobody asks for these any more.
-void PrefixCache::DropTreesLocked() {
-  for (auto& [key, tree] : trees_) {
-    if (!tree.model.expired()) continue;
-    std::vector<Block*> blocks;
-    const auto add = [&](Block& of) {
-      for (auto& [ids, child] : of.children) blocks.push_back(child.get());
-    };
-    add(tree.top);
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      add(*blocks[i]);
-      bytes += blocks[i]->values.nbytes();
-      order_.erase(blocks[i]->place);
-    }
-    tree.top.children.clear();
-    bytes_ -= bytes;
-    options_.release(bytes);
-    metrics_.SetPrefixCacheBytes(bytes_);
-  }
-  std::erase_if(trees_, [](const auto& entry) { return entry.second.top.children.empty(); });
-}
-
 PrefixCache::Found PrefixCache::Find(const std::string& principal, const std::shared_ptr<const model::Model>& model,
                                      std::span<const int64_t> ids) {
-  std::vector<at::Tensor> blocks;
-  const std::lock_guard lock(mutex_);  // also while copying: what is given back meanwhile must be free when GiveBack returns
-  DropTreesLocked();
-  const auto tree = trees_.find({principal, model->weights_sha256, model.get()});
-  if (tree == trees_.end()) return {};
-  for (const Block* block : WalkLocked(tree->second.top, ids)) blocks.push_back(block->values);
+  PrefixBlocks::Dropped dropped;
+  std::vector<PrefixValuesPtr> blocks;
+  {
+    const std::lock_guard lock(mutex_);
+    blocks_.DropGone(dropped);
+    blocks = blocks_.Walk(principal, model, ids);
+    metrics_.SetPrefixCacheBytes(blocks_.bytes());
+  }
   if (blocks.empty()) return {};
   auto kv = std::make_shared<model::KvPrefix>();
   const auto joined = [&](int64_t index) {
     std::vector<at::Tensor> parts;
-    for (const at::Tensor& block : blocks) parts.push_back(block.select(0, index));
+    for (const PrefixValuesPtr& block : blocks) parts.push_back(block->values.select(0, index));
     return at::cat(parts);
   };
   for (int64_t layer = 0; layer < model->arch.layers; ++layer) {
@@ -101,61 +73,73 @@ PrefixCache::Found PrefixCache::Find(const std::string& principal, const std::sh
   return {std::move(kv), static_cast<int64_t>(blocks.size()) * kBlock};
 }
 
+PrefixCache::Room PrefixCache::MakeRoom(const std::string& principal, const std::shared_ptr<const model::Model>& model,
+                                        std::span<const int64_t> ids, uint64_t bytes_each) {
+  PrefixBlocks::Dropped dropped;  // destroyed, and so released, behind the lock
+  Room room{.bytes_each = bytes_each};
+  const std::lock_guard lock(mutex_);
+  blocks_.DropGone(dropped);
+  room.known = blocks_.Walk(principal, model, ids).size();
+  const size_t missing = PrefixBlocks::WholeBlocks(ids) - room.known;
+  while (room.blocks < missing && blocks_.Expect(principal, bytes_each, options_.max_bytes, dropped)) ++room.blocks;
+  metrics_.SetPrefixCacheBytes(blocks_.bytes());
+  return room;
+}
+
 void PrefixCache::Put(const std::string& principal, const std::shared_ptr<const model::Model>& model, std::span<const int64_t> ids,
                       const model::KvPrefix& kv) {
-  const at::Tensor& first = kv.k.front();
-  const std::vector<int64_t> shape = {2 * model->arch.layers, kBlock, first.size(1), first.size(2)};
-  const uint64_t bytes = first.element_size() * static_cast<uint64_t>(shape[0] * shape[1] * shape[2] * shape[3]);
-  if (WholeBlocks(ids) == 0 || bytes > options_.max_bytes) return;
+  if (PrefixBlocks::WholeBlocks(ids) == 0) return;
+  uint64_t bytes = kv.k.front().element_size();
+  for (const int64_t size : ShapeOf(kv)) bytes *= static_cast<uint64_t>(size);
+  if (bytes > options_.max_bytes) return;
   const c10::InferenceMode no_gradients;
-  const std::lock_guard lock(mutex_);
-  DropTreesLocked();
-  Block* here = &TopLocked(principal, model);
-  const std::vector<Block*> way = WalkLocked(*here, ids);
-  if (!way.empty()) here = way.back();
-  for (size_t i = way.size(); i < WholeBlocks(ids); ++i) {
-    bool room = true;
-    while (room && bytes_ + bytes > options_.max_bytes) room = DropOldestLocked();
-    if (!room || !options_.reserve(bytes)) break;
-    auto block = std::make_unique<Block>();
-    try {
-      block->values = at::empty(shape, first.options());
-      for (int64_t layer = 0; layer < model->arch.layers; ++layer) {
-        const auto take = [&](const std::vector<at::Tensor>& of) {
-          return of[static_cast<size_t>(layer)].narrow(0, static_cast<int64_t>(i) * kBlock, kBlock);
-        };
-        block->values.select(0, 2 * layer).copy_(take(kv.k));
-        block->values.select(0, 2 * layer + 1).copy_(take(kv.v));
-      }
-    } catch (...) {
-      block.reset();
-      options_.release(bytes);
-      throw;
+  const Room room = MakeRoom(principal, model, ids, bytes);
+  if (room.blocks == 0) return;
+  std::vector<PrefixValuesPtr> made;
+  std::exception_ptr failure;
+  try {
+    for (size_t i = 0; i < room.blocks; ++i) {
+      const auto values = std::make_shared<PrefixValues>(*this);
+      if (!options_.reserve(bytes)) break;
+      values->bytes = bytes;
+      values->values = CopyOf(kv, room.known + i);
+      made.push_back(values);
     }
-    block->parent = here;
-    block->ids = IdsOfBlock(ids, i);
-    block->walk = walk_;
-    // Behind its parent: nothing stands behind its own children, whatever is thrown.
-    block->place = order_.insert(here->parent == nullptr ? order_.begin() : std::next(here->place), block.get());
-    bytes_ += bytes;
-    std::vector<int64_t> key = block->ids;
-    here = here->children.emplace(std::move(key), std::move(block)).first->second.get();
+  } catch (...) {
+    failure = std::current_exception();
   }
-  metrics_.SetPrefixCacheBytes(bytes_);
+  Insert(principal, model, ids, room, made);
+  if (failure) std::rethrow_exception(failure);
+}
+
+void PrefixCache::Insert(const std::string& principal, const std::shared_ptr<const model::Model>& model, std::span<const int64_t> ids,
+                         const Room& room, std::span<const PrefixValuesPtr> made) {
+  const std::lock_guard lock(mutex_);
+  blocks_.Unexpect(principal, room.blocks * room.bytes_each);
+  const auto owed = static_cast<size_t>(std::min<uint64_t>((owed_bytes_ + room.bytes_each - 1) / room.bytes_each, made.size()));
+  owed_bytes_ = std::min(owed_bytes_ - std::min(owed_bytes_, owed * room.bytes_each), blocks_.expected_bytes());
+  blocks_.Insert(principal, model, ids, room.known, made.first(made.size() - owed), room.bytes_each);
+  metrics_.SetPrefixCacheBytes(blocks_.bytes());
 }
 
 void PrefixCache::GiveBack(uint64_t bytes) {
+  PrefixBlocks::Dropped dropped;
   const std::lock_guard lock(mutex_);
-  ++walk_;  // nobody walks now
-  const uint64_t had = bytes_;
-  while (had - bytes_ < bytes && DropOldestLocked()) {
+  uint64_t released = 0, in_use = 0;
+  while (released < bytes) {
+    PrefixValuesPtr values = blocks_.DropOne();
+    if (values == nullptr) break;
+    // References are handed out under the lock only: one that is the only one now remains it.
+    (values.use_count() == 1 ? released : in_use) += values->bytes;
+    dropped.push_back(std::move(values));
   }
-  metrics_.SetPrefixCacheBytes(bytes_);
+  if (released + in_use < bytes) owed_bytes_ = std::min(blocks_.expected_bytes(), owed_bytes_ + bytes - released - in_use);
+  metrics_.SetPrefixCacheBytes(blocks_.bytes());
 }
 
 uint64_t PrefixCache::bytes() const {
   const std::lock_guard lock(mutex_);
-  return bytes_;
+  return blocks_.bytes();
 }
 
 }  // namespace fluoroscope::generate

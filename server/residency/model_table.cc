@@ -1,5 +1,6 @@
 #include "residency/model_table.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -33,13 +34,13 @@ absl::StatusOr<ModelTable::Model> ModelTable::Find(const std::string& name) cons
                                           "; loaded: ", LoadedNames()));
 }
 
-ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress) {
+ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress, CancelToken gone) {
   Model loaded;
   {
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[source.name];
     if (entry.model == nullptr) {
-      entry.waiters.push_back(std::move(waiter));
+      entry.waiters.push_back({std::move(waiter), std::move(gone)});
       if (entry.progress != nullptr) return Answer::kShared;
       entry.source = source;
       entry.progress = std::make_shared<LoadProgress>();
@@ -52,24 +53,31 @@ ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std:
   return Answer::kLoaded;
 }
 
-void ModelTable::Loaded(const std::string& name, Model model) {
-  const absl::StatusOr<Model> result = model;
-  End(name, std::move(model), result);
+void ModelTable::Loaded(const std::string& name, const LoadProgress& load, Model model) {
+  absl::StatusOr<Model> result = model;
+  End(name, load, std::move(model), std::move(result));
 }
 
-void ModelTable::Failed(const std::string& name, absl::Status why) { End(name, nullptr, std::move(why)); }
+void ModelTable::Failed(const std::string& name, const LoadProgress& load, absl::Status why) { End(name, load, nullptr, std::move(why)); }
 
-void ModelTable::End(const std::string& name, Model model, const absl::StatusOr<Model>& result) {
-  std::vector<Waiter> waiters;
+void ModelTable::End(const std::string& name, const LoadProgress& load, Model model, absl::StatusOr<Model> result) {
+  std::vector<Waiting> waiters;
   {
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[name];
-    entry.progress = nullptr;
-    entry.was_loaded = entry.was_loaded || model != nullptr;
-    entry.model = std::move(model);
-    waiters = std::exchange(entry.waiters, {});
+    if (const auto unwanted = unwanted_.find(&load); unwanted != unwanted_.end()) {
+      waiters = std::move(unwanted->second);
+      unwanted_.erase(unwanted);
+      result = absl::CancelledError(absl::StrCat("nobody wants model '", name, "' any more; its load was cancelled"));
+    } else {
+      entry.progress = nullptr;
+      entry.was_loaded = entry.was_loaded || model != nullptr;
+      entry.model = std::move(model);
+      waiters = std::exchange(entry.waiters, {});
+    }
   }
-  for (const Waiter& waiter : waiters) waiter(result, /*at_once=*/false);
+  model = nullptr;  // one that came all the same: its memory goes before anybody hears
+  for (const Waiting& waiting : waiters) waiting.waiter(result, /*at_once=*/false);
 }
 
 absl::StatusOr<ModelTable::Model> ModelTable::Remove(const std::string& name) {
@@ -101,6 +109,17 @@ void ModelTable::CancelLoads() {
   const std::lock_guard lock(mutex_);
   for (auto& [name, entry] : entries_)
     if (entry.progress != nullptr) entry.progress->cancel.Cancel();
+}
+
+void ModelTable::CancelUnwanted() {
+  const std::lock_guard lock(mutex_);
+  for (auto& [name, entry] : entries_) {
+    const auto has_gone = [](const Waiting& waiting) { return waiting.gone.cancelled(); };
+    if (entry.progress == nullptr || !std::all_of(entry.waiters.begin(), entry.waiters.end(), has_gone)) continue;
+    entry.progress->cancel.Cancel();
+    unwanted_[entry.progress.get()] = std::exchange(entry.waiters, {});
+    entry.progress = nullptr;
+  }
 }
 
 std::vector<ModelTable::Line> ModelTable::List() const {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/cancel.h"
 #include "residency/load_progress.h"
 
 namespace fluoroscope::residency {
@@ -50,11 +51,12 @@ class ModelTable {
   absl::StatusOr<Model> Find(const std::string& name) const;
 
   enum class Answer { kLoaded, kShared, kLoad };
-  // Somebody wants this model. kLoaded: `waiter` has been called. kShared: somebody loads it already, `waiter` is called when that ends.
-  // kLoad: the same, and the caller has to load it, reporting to `progress`, and to call Loaded or Failed exactly once.
-  Answer Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress);
-  void Loaded(const std::string& name, Model model);
-  void Failed(const std::string& name, absl::Status why);
+  // Somebody wants this model, until `gone` is cancelled. kLoaded: `waiter` has been called. kShared: somebody loads it already, `waiter`
+  // is called when that ends. kLoad: the same, and the caller has to load it, reporting to `progress`, and to call Loaded or Failed for
+  // that load exactly once.
+  Answer Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress, CancelToken gone = {});
+  void Loaded(const std::string& name, const LoadProgress& load, Model model);
+  void Failed(const std::string& name, const LoadProgress& load, absl::Status why);
 
   // Takes a loaded model out of the table: from now on Find does not find it. Null when it was not loaded. NOT_FOUND for a name that is not
   // known; FAILED_PRECONDITION while it is being loaded.
@@ -65,6 +67,11 @@ class ModelTable {
 
   // Nobody wants any load any more: cancels those under way, which end with Failed.
   void CancelLoads();
+
+  // To be called after a `gone` was cancelled. Cancels the loads whose waiters have all gone and takes them out of the table: the model is
+  // available again, whoever wants it next begins a new load, and what becomes of the old one nobody sees; its waiters are called when it
+  // has ended.
+  void CancelUnwanted();
 
   struct Line {
     std::string name;
@@ -77,21 +84,26 @@ class ModelTable {
   std::vector<Line> List() const;
 
  private:
+  struct Waiting {
+    Waiter waiter;
+    CancelToken gone;
+  };
   struct Entry {
     Source source;
     Model model;                             // loaded
     std::shared_ptr<LoadProgress> progress;  // loading
-    std::vector<Waiter> waiters;             // of the load
+    std::vector<Waiting> waiters;            // of the load
     bool was_loaded = false;
     mutable std::vector<std::weak_ptr<const void>> leaving;  // removed, and perhaps still held
   };
 
   static bool Leaving(const Entry& entry);  // with mutex_ held
   std::string LoadedNames() const;          // with mutex_ held
-  void End(const std::string& name, Model model, const absl::StatusOr<Model>& result);
+  void End(const std::string& name, const LoadProgress& load, Model model, absl::StatusOr<Model> result);
 
   mutable std::mutex mutex_;
-  std::map<std::string, Entry> entries_;  // guarded by mutex_
+  std::map<std::string, Entry> entries_;                          // guarded by mutex_
+  std::map<const LoadProgress*, std::vector<Waiting>> unwanted_;  // loads that were taken out, until they have ended; guarded by mutex_
 };
 
 }  // namespace fluoroscope::residency

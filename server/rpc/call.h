@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "obs/metrics.h"
 #include "rpc/codec_plan.h"
+#include "rpc/idle_watch.h"
 #include "rpc/writer.h"
 
 namespace google::protobuf {
@@ -32,6 +33,7 @@ struct ServerState {
   obs::Metrics& metrics;
   std::atomic<engine::Engine*> engine{nullptr};  // null until the models are loaded
   Writer writer;
+  IdleWatch idle;
 };
 
 // One RPC from its start to its end. Owned by its reactor. Cancel() and the setters are safe from any thread.

@@ -80,6 +80,11 @@ void ForwardStream::Finish(absl::Status status) {
   if (resume) resume();
 }
 
+bool ForwardStream::AllSent() const {
+  const std::lock_guard lock(mutex_);
+  return unsent_ == 0;
+}
+
 void ForwardStream::WakeReader() {
   {
     const std::lock_guard lock(mutex_);

@@ -27,6 +27,7 @@ class ForwardStream final : public api::ForwardSink, public MessageSource {
   bool Push(api::ForwardPart part) override;
   void OnDrain(std::function<void()> resume) override;
   void Finish(absl::Status status) override;
+  bool AllSent() const override;
 
   Next Take(Call& call) override;
   void Sent() override;
@@ -55,7 +56,7 @@ class ForwardStream final : public api::ForwardSink, public MessageSource {
   uint64_t in_flight_ = 0;  // tensor bytes in the message taken last
   Checksum checksum_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::deque<api::ForwardPart> parts_;
   std::function<void()> resume_;
   std::optional<absl::Status> end_;

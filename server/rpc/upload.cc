@@ -1,5 +1,6 @@
 #include "rpc/upload.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -32,7 +33,22 @@ std::shared_ptr<UploadReactor> UploadReactor::Make(ServerState& state, grpc::Cal
 
 void UploadReactor::Start(std::unique_ptr<MessageTarget> target) {
   target_ = std::move(target);
+  state_.idle.Add(self_, std::chrono::steady_clock::now() + idle_limit());  // before the first read: afterwards the call may be over
+  Read();
+}
+
+void UploadReactor::Read() {
+  waits_since_ = std::chrono::steady_clock::now();
   StartRead(&reading_);
+}
+
+UploadReactor::TimePoint UploadReactor::LookIfIdle(TimePoint now) {
+  if (ended_) return TimePoint::max();
+  const TimePoint since = waits_since_;
+  if (since == TimePoint::max() || now - since < idle_limit()) return std::min(since, now) + idle_limit();
+  End(absl::DeadlineExceededError(absl::StrCat("no message of the upload came for ", state_.limits.upload_idle_seconds,
+                                               " s, the most that limits.upload_idle_seconds allows; what came before is dropped")));
+  return TimePoint::max();
 }
 
 void UploadReactor::End(const absl::Status& status) {
@@ -50,11 +66,12 @@ absl::Status UploadReactor::Answer() {
 }
 
 void UploadReactor::OnReadDone(bool ok) {
+  waits_since_ = TimePoint::max();
   if (ended_) return;
   if (ok) {
     const absl::Status status = Guarded([this] { return target_->Take(reading_); });
     if (!status.ok()) return End(status);
-    StartRead(&reading_);
+    Read();
     return;
   }
   // Either the client has sent all, or it is gone: then OnCancel ends the call, and nothing half is kept.

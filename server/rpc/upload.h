@@ -5,9 +5,11 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 
 #include "rpc/call.h"
+#include "rpc/idle_watch.h"
 
 namespace fluoroscope::rpc {
 
@@ -20,8 +22,10 @@ class MessageTarget {
 };
 
 // Reads one message at a time, so that a client cannot send faster than its messages are taken, and ends exactly once: with the target's
-// answer, with its first error, or at once when the client goes away. The target lives until no read is under way.
-class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
+// answer, with its first error, at once when the client goes away, or with DEADLINE_EXCEEDED when no message came for
+// limits.upload_idle_seconds: what a target holds must not depend on a client that says nothing and set no deadline. The target lives until
+// no read is under way.
+class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Watched {
  public:
   static std::shared_ptr<UploadReactor> Make(ServerState& state, grpc::CallbackServerContext& context, const char* method,
                                              grpc::ByteBuffer* reply);
@@ -37,19 +41,24 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   void OnReadDone(bool ok) override;
   void OnCancel() override { End(call_.Cancel()); }
   void OnDone() override;
+  TimePoint LookIfIdle(TimePoint now) override;
 
  private:
   UploadReactor(ServerState& state, grpc::CallbackServerContext& context, const char* method, grpc::ByteBuffer* reply)
-      : context_(context), call_(state, context, method), reply_(reply) {}
+      : context_(context), state_(state), call_(state, context, method), reply_(reply) {}
+  void Read();
+  std::chrono::seconds idle_limit() const { return std::chrono::seconds(state_.limits.upload_idle_seconds); }
   absl::Status Take();
   absl::Status Answer();
 
   grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
+  ServerState& state_;
   Call call_;
   grpc::ByteBuffer* const reply_;  // gRPC's, until Finish
   grpc::ByteBuffer reading_;       // gRPC writes it until OnReadDone
   std::unique_ptr<MessageTarget> target_;
   std::atomic<bool> ended_{false};
+  std::atomic<TimePoint> waits_since_{TimePoint::max()};  // for the client's next message; max: it does not
   std::shared_ptr<UploadReactor> self_;
 };
 

@@ -101,10 +101,12 @@ void ForwardRun::Start() {
   out_.Push(header_);
 }
 
-// Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait.
-sched::Work::Progress ForwardRun::Ended() {
-  if (failed_ || out_.captured_bytes() < kUnchargedBytes) return Progress::kDone;
-  return drained_ || std::exchange(parked_, true) ? Progress::kDone : Progress::kBlocked;  // parked: stepped again because all was sent
+// Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait. To be stepped again, or told
+// that the sink has drained, does not mean that it has: the transport may decide to resume below half of the buffer, this run's last step
+// may push more and finish, and only then the decision arrives, or an executor hears it that parked this run a moment ago. So the sink is
+// asked. It resumes once more when its answer changes.
+sched::Work::Progress ForwardRun::Ended() const {
+  return failed_ || out_.captured_bytes() < kUnchargedBytes || sink_->AllSent() ? Progress::kDone : Progress::kBlocked;
 }
 
 void ForwardRun::Succeed() {
@@ -123,7 +125,6 @@ void ForwardRun::Succeed() {
   summary.peak_bytes = meter_.peak_bytes();
   summary.warnings = plan_.warnings;
   out_.Push(std::move(summary));
-  drained_ = false;  // from here on it says that everything has been sent
   sink_->Finish(absl::OkStatus());
 }
 

@@ -35,8 +35,8 @@ class ForwardRun final : public sched::Work, private BatchClient {
   Progress Step() override;
   void Abort(absl::Status why) override;
 
-  // The sink wants more, or has sent everything. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so
-  // this run learns of both in its own turn only.
+  // The sink may want more. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so this run learns of it
+  // in its own turn only.
   void OnDrained() { drained_ = true; }
 
  private:
@@ -49,7 +49,7 @@ class ForwardRun final : public sched::Work, private BatchClient {
   bool EnterPool();
   bool StepOwn();  // a piece of what this run does by itself; false at the end of a batch and of everything
   bool ReaderWaits();
-  Progress Ended();
+  Progress Ended() const;
   void Start();
   void Succeed();
   void Fail(absl::Status why);
@@ -67,7 +67,7 @@ class ForwardRun final : public sched::Work, private BatchClient {
   const std::shared_ptr<BatchPool> pool_;
   bool pooled_ = false;  // the pool has rows of this run
   bool apart_ = false;   // until the batch that was given back has run
-  bool started_ = false, ended_ = false, failed_ = false, parked_ = false;
+  bool started_ = false, ended_ = false, failed_ = false;
   std::atomic<bool> drained_ = false;
   const std::chrono::steady_clock::time_point arrived_;
   double queue_ms_ = 0;

@@ -36,7 +36,8 @@ class Executor {
     size_t max_in_flight_per_principal = 0;
     size_t max_running_per_principal = 0;
     uint64_t bytes_per_principal = 0;
-    // Frees at least so many spare bytes and releases them (ReleaseSpare) before it returns. Called from any thread, without locks.
+    // Frees at least so many spare bytes and releases them (ReleaseSpare) before it returns; those that somebody copies at this moment a
+    // moment later. Called from any thread, without locks.
     std::function<void(uint64_t)> reclaim_spare = [](uint64_t) {};
   };
 

@@ -15,7 +15,8 @@ class Work {
  public:
   enum class Progress {
     kMore,     // step me again
-    kBlocked,  // my reader is slow: do not step me until Executor::Resume; my bytes stay charged
+    kBlocked,  // my reader is slow: do not step me until Executor::Resume, which may be one that was on its way before; my bytes stay
+               // charged
     kDone,     // finished, the result or the failure has been delivered
   };
 

@@ -51,6 +51,7 @@ sched::Work::Progress FastSweepRun::Step() {
 }
 
 void FastSweepRun::Abort(absl::Status why) {
+  (void)making_.Take();  // its memory first, then its charge
   charge_.reset();
   run_.reset();
   exact_.reset();

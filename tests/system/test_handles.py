@@ -332,6 +332,23 @@ def test_the_deadline_of_an_upload(server, client):
     assert eventually(lambda: server.metric("fluoroscope_handle_bytes") == 0)
 
 
+def test_an_idle_upload_gives_its_bytes_back(start, tiny):
+    """Its client stays, sends nothing more, and has no deadline worth speaking of."""
+    server = start({"tiny": tiny}, options="limits { upload_idle_seconds: 1 }")
+    client = server.client()
+    waiting: queue.Queue = queue.Queue()
+    call = client.upload(iter(waiting.get, None), metadata=ME, timeout=600)
+    waiting.put(header())
+    waiting.put(chunk(floats(WIDTH)))
+    assert eventually(lambda: server.metric("fluoroscope_handle_bytes") == 3 * WIDTH * 4)
+    error = call.exception()
+    waiting.put(None)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error.details().startswith("no message of the upload came for 1 s, the most that limits.upload_idle_seconds allows")
+    assert eventually(lambda: server.metric("fluoroscope_handle_bytes") == 0)
+    assert not client.call(HANDLES + "List", metadata=ME).handles
+
+
 def test_keep_with_a_slow_reader(start, busy):
     """Handles come when the run has succeeded: a reader that goes away before leaves none, one that reads on gets them."""
     server = start({"busy": busy}, options="limits { sink_buffer_mib: 1 } device { memory_mib: 2000 }")

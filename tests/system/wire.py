@@ -60,6 +60,12 @@ class Client:
         rpc = make("/" + method, request_serializer=serialize, response_deserializer=reply.FromString)
         return rpc(request, timeout=timeout, metadata=metadata)
 
+    def future(self, method: str, *, timeout: float = 60, metadata=None, **fields):
+        """A call with one reply, not waited for: result(), exception(), cancel()."""
+        kind, reply, _ = _method(method)
+        rpc = self.channel.unary_unary("/" + method, request_serializer=kind.SerializeToString, response_deserializer=reply.FromString)
+        return rpc.future(kind(**fields), timeout=timeout, metadata=metadata)
+
     def forward(self, request=None, **options):
         """Runs a Forward to its end: (summary, tensors by (name, row))."""
         headers, data, summary = {}, {}, None

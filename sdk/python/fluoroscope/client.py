@@ -64,6 +64,7 @@ class Client:
 
     def load_model(self, name: str, dtype: str | None = None) -> ModelInfo:
         """Has the server load a model, one of its configuration or of its model store, and waits until it can be used. Nothing to do when it is loaded.
+        When all clients that wait for it have gone away, or their time is over, the load ends.
 
         Args:
           name: the model's name; `client.models()` shows which there are.

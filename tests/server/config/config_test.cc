@@ -42,6 +42,7 @@ TEST(ConfigTest, EveryFieldArrives) {
       max_in_flight_per_principal: 11
       max_running_per_principal: 12
       memory_mib_per_principal: 13
+      upload_idle_seconds: 14
     }
     drain_seconds: 11
     log_level: "warn"
@@ -70,6 +71,7 @@ TEST(ConfigTest, EveryFieldArrives) {
   EXPECT_EQ(config->limits.max_in_flight_per_principal, 11u);
   EXPECT_EQ(config->limits.max_running_per_principal, 12u);
   EXPECT_EQ(config->limits.bytes_per_principal, 13u << 20);
+  EXPECT_EQ(config->limits.upload_idle_seconds, 14u);
   EXPECT_EQ(config->stuck_seconds, 13u);
   EXPECT_EQ(config->end_stuck_seconds, 14u);
   EXPECT_EQ(config->jobs.directory, "/jobs");

@@ -3,58 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
-#include "obs/metrics.h"
-#include "tests/server/model/tiny_model.h"
+#include "tests/server/generate/prefix_caches.h"
 
 namespace fluoroscope::generate {
 namespace {
-
-constexpr int64_t kBlock = PrefixCache::kBlock;
-
-std::vector<int64_t> Ids(int64_t from, int64_t size) {
-  std::vector<int64_t> ids(static_cast<size_t>(size));
-  std::iota(ids.begin(), ids.end(), from);
-  return ids;
-}
-
-class PrefixCacheTest : public testing::Test {
- protected:
-  // Keys and values as they might be of so many positions, every number another.
-  model::KvPrefix Values(int64_t positions, int64_t from = 0) const {
-    const model::Architecture& arch = model_->arch;
-    model::KvPrefix kv;
-    for (int64_t layer = 0; layer < arch.layers; ++layer) {
-      const int64_t size = positions * arch.kv_heads * arch.d_head;
-      kv.k.push_back(at::arange(size, at::kFloat).view({positions, arch.kv_heads, arch.d_head}) + (1000 * layer + 1e5 * from));
-      kv.v.push_back(-kv.k.back());
-    }
-    return kv;
-  }
-  uint64_t BlockBytes() const {
-    return static_cast<uint64_t>(2 * model_->arch.layers * kBlock * model_->arch.kv_heads * model_->arch.d_head) * sizeof(float);
-  }
-  // Room for so many blocks, of a budget of `budget_`.
-  std::unique_ptr<PrefixCache> Cache(uint64_t blocks) {
-    return std::make_unique<PrefixCache>(PrefixCache::Options{.max_bytes = blocks * BlockBytes(),
-                                                              .reserve =
-                                                                  [this](uint64_t bytes) {
-                                                                    if (reserved_ + bytes > budget_) return false;
-                                                                    reserved_ += bytes;
-                                                                    return true;
-                                                                  },
-                                                              .release = [this](uint64_t bytes) { reserved_ -= bytes; }},
-                                         metrics_);
-  }
-  int64_t Known(PrefixCache& cache, const std::vector<int64_t>& ids, const std::string& principal = "me") {
-    return cache.Find(principal, model_, ids).size;
-  }
-
-  std::shared_ptr<const model::Model> model_ = model::TinyLlama();
-  obs::Metrics metrics_;
-  uint64_t reserved_ = 0, budget_ = uint64_t{1} << 40;
-};
 
 TEST_F(PrefixCacheTest, WhatWasPutIsFoundInWholeBlocks) {
   const auto cache = Cache(10);

@@ -55,7 +55,7 @@ TEST(ModelTableTest, LoadUseUnloadLoad) {
   EXPECT_EQ(first.calls + second.calls, 0);
 
   auto model = std::make_shared<Fake>();
-  table.Loaded("m", model);
+  table.Loaded("m", *progress, model);
   EXPECT_EQ(first.model, model);
   EXPECT_EQ(second.model, model);
   EXPECT_FALSE(first.at_once);
@@ -79,7 +79,7 @@ TEST(ModelTableTest, LoadUseUnloadLoad) {
 
   EXPECT_EQ(table.Request({"m", "/m", ""}, Into(first), &progress), ModelTable::Answer::kLoad);
   EXPECT_EQ(progress->done_bytes, 0u);
-  table.Loaded("m", std::make_shared<Fake>());
+  table.Loaded("m", *progress, std::make_shared<Fake>());
   EXPECT_EQ(first.calls, 1);
 }
 
@@ -88,7 +88,7 @@ TEST(ModelTableTest, AFailedLoadLeavesNothingBehind) {
   Heard heard;
   std::shared_ptr<LoadProgress> progress;
   ASSERT_EQ(table.Request({"m", "/m", ""}, Into(heard), &progress), ModelTable::Answer::kLoad);
-  table.Failed("m", absl::InvalidArgumentError("broken"));
+  table.Failed("m", *progress, absl::InvalidArgumentError("broken"));
   EXPECT_EQ(heard.calls, 1);
   EXPECT_EQ(heard.status.message(), "broken");
   EXPECT_EQ(table.Find("m").status().code(), absl::StatusCode::kNotFound);
@@ -97,7 +97,7 @@ TEST(ModelTableTest, AFailedLoadLeavesNothingBehind) {
   EXPECT_FALSE(progress->cancel.cancelled());
   table.CancelLoads();
   EXPECT_TRUE(progress->cancel.cancelled());
-  table.Failed("m", absl::CancelledError());
+  table.Failed("m", *progress, absl::CancelledError());
 }
 
 TEST(ModelTableTest, UnknownNamesSayWhatIsLoaded) {
@@ -106,11 +106,63 @@ TEST(ModelTableTest, UnknownNamesSayWhatIsLoaded) {
     std::shared_ptr<LoadProgress> progress;
     Heard heard;
     table.Request({name, "/", ""}, Into(heard), &progress);
-    table.Loaded(name, std::make_shared<Fake>());
+    table.Loaded(name, *progress, std::make_shared<Fake>());
   }
   EXPECT_EQ(table.Find("c").status().message(), "no model 'c'; loaded: a, b");
   EXPECT_EQ(table.Remove("c").status().message(), "no model 'c'; loaded: a, b");
   EXPECT_EQ(table.SourceOf("c").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(ModelTableTest, ALoadThatNobodyWantsIsCancelled) {
+  ModelTable table;
+  table.Know({"m", "/m", ""});
+  Heard first, second, third;
+  CancelToken one, two;
+  std::shared_ptr<LoadProgress> old, progress;
+  ASSERT_EQ(table.Request({"m", "/m", ""}, Into(first), &old, one), ModelTable::Answer::kLoad);
+  ASSERT_EQ(table.Request({"m", "/m", ""}, Into(second), &progress, two), ModelTable::Answer::kShared);
+  table.CancelUnwanted();
+  one.Cancel();
+  table.CancelUnwanted();
+  EXPECT_FALSE(old->cancel.cancelled()) << "the other waits for it";
+  EXPECT_EQ(table.List().at(0).state, State::kLoading);
+  two.Cancel();
+  table.CancelUnwanted();
+  EXPECT_TRUE(old->cancel.cancelled());
+  EXPECT_EQ(table.List().at(0).state, State::kAvailable);
+  EXPECT_EQ(first.calls + second.calls, 0);
+  // Who comes now gets a load of its own, and hears nothing of the old one.
+  ASSERT_EQ(table.Request({"m", "/m", ""}, Into(third), &progress), ModelTable::Answer::kLoad);
+  EXPECT_NE(progress, old);
+  EXPECT_FALSE(progress->cancel.cancelled());
+  table.Failed("m", *old, absl::CancelledError("the load was cancelled"));
+  for (const Heard* heard : {&first, &second}) {
+    EXPECT_EQ(heard->calls, 1);
+    EXPECT_EQ(heard->status, absl::CancelledError("nobody wants model 'm' any more; its load was cancelled"));
+  }
+  EXPECT_EQ(third.calls, 0);
+  EXPECT_EQ(table.List().at(0).state, State::kLoading);
+  table.Loaded("m", *progress, std::make_shared<Fake>());
+  EXPECT_TRUE(third.status.ok());
+  EXPECT_TRUE(table.Find("m").ok());
+}
+
+// The cancel came too late for the loader, but in time for the table.
+TEST(ModelTableTest, AModelThatNobodyWantsIsNotKept) {
+  ModelTable table;
+  Heard heard;
+  CancelToken gone;
+  std::shared_ptr<LoadProgress> progress;
+  ASSERT_EQ(table.Request({"m", "/m", ""}, Into(heard), &progress, gone), ModelTable::Answer::kLoad);
+  gone.Cancel();
+  table.CancelUnwanted();
+  auto model = std::make_shared<Fake>();
+  const std::weak_ptr<int> weights = model->weights;
+  table.Loaded("m", *progress, std::move(model));
+  EXPECT_TRUE(absl::IsCancelled(heard.status));
+  EXPECT_TRUE(weights.expired());
+  EXPECT_EQ(table.List().at(0).state, State::kAvailable);
+  EXPECT_FALSE(table.Find("m").ok());
 }
 
 // A waiter may come back to the table: it is called without the lock.
@@ -119,7 +171,7 @@ TEST(ModelTableTest, AWaiterMayUnload) {
   std::shared_ptr<LoadProgress> progress;
   table.Request(
       {"m", "/m", ""}, [&](const auto& model, bool) { EXPECT_EQ(table.Remove("m").value(), *model); }, &progress);
-  table.Loaded("m", std::make_shared<Fake>());
+  table.Loaded("m", *progress, std::make_shared<Fake>());
   EXPECT_FALSE(table.Find("m").ok());
 }
 
@@ -144,9 +196,9 @@ TEST(ModelTableTest, ConcurrentLoadsUsesAndUnloads) {
             progress->done_bytes = 1;
             --loading[which];
             if (i % 7 == 0) {
-              table.Failed(name, absl::InternalError("no"));
+              table.Failed(name, *progress, absl::InternalError("no"));
             } else {
-              table.Loaded(name, std::make_shared<Fake>());
+              table.Loaded(name, *progress, std::make_shared<Fake>());
             }
           }
           if (const auto model = table.Find(name); model.ok()) {

@@ -176,5 +176,40 @@ TEST(ForwardStreamTest, BehindTheEndTheRunHearsThatAllIsSent) {
   EXPECT_EQ(heard, std::vector<int>(heard.size(), 0));
 }
 
+// The run may hear a resume that was decided before its end: so it asks, each time.
+TEST(ForwardStreamTest, WhatIsUnsentIsKnownAtEachMessage) {
+  ForwardStream stream(10 * kMiB, [] {});
+  std::vector<bool> at_resume;
+  stream.OnDrain([&] { at_resume.push_back(stream.AllSent()); });
+  EXPECT_TRUE(stream.AllSent());
+  EXPECT_FALSE(stream.Push(TensorOf("a", std::string(12 * kMiB, 'a'))));
+  config::Limits limits;
+  obs::Metrics metrics;
+  ServerState state(limits, metrics);
+  grpc::CallbackServerContext context;
+  Call call(state, context, "Inference.Forward");
+  while (at_resume.empty()) {
+    ASSERT_TRUE(stream.Take(call).message.has_value());
+    stream.Sent();
+  }
+  EXPECT_EQ(at_resume, std::vector<bool>{false}) << "it wants more, and holds something yet";
+  EXPECT_TRUE(stream.Push(TensorOf("b", std::string(2 * kMiB, 'b'))));
+  stream.Finish(absl::OkStatus());
+  EXPECT_FALSE(stream.AllSent());
+  while (stream.Take(call).message.has_value()) {
+    EXPECT_FALSE(stream.AllSent()) << "the message has not left";
+    stream.Sent();
+    if (at_resume.size() > 1) break;
+  }
+  EXPECT_EQ(at_resume, (std::vector<bool>{false, true}));
+  EXPECT_TRUE(stream.AllSent());
+  ForwardStream stopped(10 * kMiB, [] {});
+  stopped.Push(TensorOf("a", std::string(2 * kMiB, 'a')));
+  stopped.Finish(absl::OkStatus());
+  EXPECT_FALSE(stopped.AllSent());
+  stopped.Stop();
+  EXPECT_TRUE(stopped.AllSent()) << "nobody reads any more";
+}
+
 }  // namespace
 }  // namespace fluoroscope::rpc

@@ -142,6 +142,32 @@ TEST_F(UploadTest, TheDeadlineEndsAnIdleUpload) {
   EXPECT_TRUE(NoneLeft());
 }
 
+// The client neither goes away nor sends anything, and has no deadline.
+TEST(IdleUploadTest, EndsAndGivesItsMemoryBack) {
+  config::Limits limits;
+  limits.upload_idle_seconds = 1;
+  Loopback loopback(limits);
+  const auto handles = v1::Handles::NewStub(grpc::CreateChannel(loopback.address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  v1::PutReply reply;
+  const auto writer = handles->Put(&context, &reply);
+  v1::PutRequest request;
+  request.mutable_header()->set_model("m");
+  request.mutable_header()->set_site("hook_embed");
+  request.mutable_header()->set_dtype(v1::DTYPE_F32);
+  request.mutable_header()->add_shape(2);
+  request.mutable_header()->set_ttl_seconds(1);
+  ASSERT_TRUE(writer->Write(request));
+  while (loopback.engine.fake_handles().uploads == 0) std::this_thread::yield();
+  const grpc::Status status = writer->Finish();  // waits for the server
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(status.error_message(),
+            "no message of the upload came for 1 s, the most that limits.upload_idle_seconds allows; what came before is dropped");
+  for (int i = 0; i < 3000 && loopback.engine.fake_handles().uploads > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(loopback.engine.fake_handles().uploads, 0);
+  EXPECT_EQ(loopback.engine.fake_handles().finished, 0);
+}
+
 TEST(UploadWhileLoadingTest, IsUnavailable) {
   Loopback loopback({}, /*serve=*/false);
   const auto handles = v1::Handles::NewStub(grpc::CreateChannel(loopback.address(), grpc::InsecureChannelCredentials()));
