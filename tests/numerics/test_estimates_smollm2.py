@@ -1,0 +1,93 @@
+"""What the server estimates of gradient methods and path patching, before it runs anything, is what SmolLM2-135M's run then holds: never less, at most a quarter more.
+
+Both numbers are the server's: the estimate in the reply's header, by which requests are admitted, and the most that its counting allocator saw.
+tests/server/engine/grid_estimate_test.cc compares more methods, sites and architectures, on models with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import fluoroscope as fs
+import numpy as np
+import pytest
+
+from .serving import Server
+
+NAME = "smollm2-135m"
+MOST_OVER = 1.25
+SLACK = 1 << 20  # for whatever the run needs beside the ratio: index tensors and alike count as a fixed half MiB in every estimate
+METRIC = fs.metrics.logit_diff([5], [17])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from fluoroscope.fetch import fetch
+
+    running = Server({NAME: fetch(NAME)}, tmp_path_factory.mktemp("estimates"))
+    with fs.connect(running.address) as client:
+        yield client.model(NAME)
+    running.stop()
+
+
+def pair(length: int) -> tuple[list[int], list[int]]:
+    """Two prompts that differ in two tokens behind the first quarter."""
+    random = np.random.default_rng(length)
+    clean = random.integers(100, 40_000, length).tolist()
+    corrupt = list(clean)
+    for position in (length // 4, length // 4 + 1):
+        corrupt[position] = int(random.integers(100, 40_000))
+    return clean, corrupt
+
+
+def nodes(site: str, length: int, method: str, **options) -> Callable:
+    return lambda model: model.attribute(*pair(length), site, ("layer", "position"), METRIC, method=method, **options)
+
+
+def edges(length: int, method: str, **options) -> Callable:
+    return lambda model: model.attribute_edges(*pair(length), metric=METRIC, method=method, **options)
+
+
+def paths(receivers: str, length: int, senders: object = "heads", **options) -> Callable:
+    return lambda model: model.path_patch(*pair(length), senders, receivers, METRIC, **options)
+
+
+SITES = ["resid_pre", "z", "mlp_out", "pattern", "mlp_post"]
+FEW = [(0, 1), (10, 2), (20, 5), ("mlp", 4)]
+EARLY_AND_LATE = {"layers": [0, 29], "steps": 2}  # one place after the other is put on the way, so all layers take their time
+CASES = {
+    **{f"atp, {site}, {n} tokens": nodes(site, n, "atp") for site in SITES for n in (16, 64)},
+    **{f"atp, {site}, 256 tokens": nodes(site, 256, "atp") for site in ("z", "pattern")},
+    **{f"gradient x input, {site}, 64 tokens": nodes(site, 64, "grad_x_input") for site in ("resid_pre", "mlp_post")},
+    **{f"ig, {site}, {n} tokens": nodes(site, n, "ig", steps=1) for site, n in (("z", 16), ("mlp_post", 16), ("pattern", 64), ("resid_pre", 256))},
+    **{f"ig of activations, {site}, {n} tokens": nodes(site, n, "ig_activations", **EARLY_AND_LATE) for site, n in (("z", 16), ("pattern", 64), ("mlp_out", 64))},
+    **{f"qk fix, {site}, {n} tokens": nodes(site, n, "qk_fix") for site, n in (("q", 16), ("k", 64))},
+    **{f"atp*, {site}, 16 tokens": nodes(site, 16, "atp*") for site in ("resid_pre", "k")},
+    **{f"atp, verified, {site}, {n} tokens": nodes(site, n, "atp", verify=10) for site, n in (("z", 16), ("resid_pre", 64), ("pattern", 64))},
+    "atp, all of it verified": nodes("z", 16, "atp", verify=(120, 120)),
+    "eap": edges(16, "eap"),
+    "eap, verified": edges(16, "eap", verify=10),
+    "eap, a few nodes, 256 tokens": edges(256, "eap", senders=FEW, receivers=["q", "mlps"]),
+    "eap ig": edges(64, "eap_ig", steps=1, senders=["heads", "embed"], receivers=["v", "logits"]),
+    "eap ig of activations": edges(16, "eap_ig_activations", steps=1, senders=FEW),
+    "paths from all heads to the logits": paths("logits", 16),
+    **{f"paths to {receivers}, {mlps}, {n} tokens": paths(receivers, n, FEW, mlps=mlps)
+       for receivers, mlps, n in (("logits", "freeze", 16), ("logits", "freeze", 64), ("q", "recompute", 16), ("k", "freeze", 64), ("v", "recompute", 16),
+                                  ("mlps", "recompute", 16), ("mlps", "recompute", 64), ("mlps", "freeze", 64))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grids(model, case):
+    got = CASES[case](model)
+    estimate, seen = got.estimate.peak_bytes, got.timing.peak_bytes
+    assert seen <= estimate <= MOST_OVER * seen + SLACK, f"{estimate / 2**20:.2f} MiB estimated, {seen / 2**20:.2f} seen: {estimate / seen:.2f}"
+
+
+@pytest.mark.parametrize("length", [16, 256])
+@pytest.mark.parametrize("site", ["hook_resid_pre", "attn.hook_z", "attn.hook_pattern", "mlp.hook_post"])
+def test_captured_gradients(model, site, length):
+    prompt, options = pair(length)[0], {"grad_of": METRIC, "logits": None, "layers": [0, 15, 29]}
+    estimate = model.estimate(prompt, f"blocks.*.{site}", **options).peak_bytes
+    seen = model.run_with_hooks(prompt, names_filter=f"blocks.*.{site}", **options).timing.peak_bytes
+    assert seen <= estimate <= MOST_OVER * seen + SLACK, f"{estimate / 2**20:.2f} MiB estimated, {seen / 2**20:.2f} seen: {estimate / seen:.2f}"
