@@ -64,7 +64,6 @@ CASES = {
     **{f"qk fix, {site}, {n} tokens": nodes(site, n, "qk_fix") for site, n in (("q", 16), ("k", 64))},
     **{f"atp*, {site}, 16 tokens": nodes(site, 16, "atp*") for site in ("resid_pre", "k")},
     **{f"atp, verified, {site}, {n} tokens": nodes(site, n, "atp", verify=10) for site, n in (("z", 16), ("resid_pre", 64), ("pattern", 64))},
-    "atp, all of it verified": nodes("z", 16, "atp", verify=(120, 120)),
     "eap": edges(16, "eap"),
     "eap, verified": edges(16, "eap", verify=10),
     "eap, a few nodes, 256 tokens": edges(256, "eap", senders=FEW, receivers=["q", "mlps"]),
@@ -91,3 +90,13 @@ def test_captured_gradients(model, site, length):
     estimate = model.estimate(prompt, f"blocks.*.{site}", **options).peak_bytes
     seen = model.run_with_hooks(prompt, names_filter=f"blocks.*.{site}", **options).timing.peak_bytes
     assert seen <= estimate <= MOST_OVER * seen + SLACK, f"{estimate / 2**20:.2f} MiB estimated, {seen / 2**20:.2f} seen: {estimate / seen:.2f}"
+
+
+def test_cells_that_are_verified_piece_by_piece_are_those_of_a_sweep(model):
+    clean, corrupt = pair(16)
+    sweep = model.sweep(clean, corrupt, "z", ("layer", "position"), METRIC)
+    got = nodes("z", 16, "atp", verify=(120, 120))(model)
+    estimate, seen, cells = got.estimate.peak_bytes, got.timing.peak_bytes, got.check.cells
+    assert len(cells) == 240 and sweep.estimate.peak_bytes > estimate  # so they are not run in one piece
+    assert seen <= estimate <= MOST_OVER * seen + SLACK
+    np.testing.assert_allclose(got.check.exact.ravel()[cells], sweep.scores.ravel()[cells], rtol=0, atol=1e-4)
