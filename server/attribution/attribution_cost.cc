@@ -5,13 +5,15 @@
 #include "intervention/column_metrics.h"
 #include "run/cost.h"
 #include "run/gradient_run_peak.h"
-#include "run/peak.h"
 
 namespace fluoroscope::attribution {
 namespace {
 
 using api::AttributionMethod;
 using model::Site;
+
+// Index tensors, angles and scores: what is too small to be counted one by one.
+constexpr uint64_t kSlackBytes = uint64_t{1} << 16;
 
 // Passes over the base prompt beside the base run, in whole ones: forward, and backward for each metric.
 struct PassCount {
@@ -76,11 +78,13 @@ int64_t PeakOf(const model::Model& model, const sweep::Pair& pair, const Passes&
   const int64_t source_tokens = static_cast<int64_t>(pair.source_ids.size());
   const run::GradientShape source{source_tokens - CommonTokens(pair, passes.plain), source_tokens, layers, passes.plain, false, false};
   const run::GradientMemory of_base = run::MemoryOf(model, base), of_source = run::MemoryOf(model, source);
+  // The base run; then the source run beside it.
   int64_t peak = std::max(of_base.kept + of_base.forward, of_base.kept + of_source.kept + of_source.forward);
 
-  run::GradientMemory graph = of_base;
-  int64_t beside = of_source.kept;
+  run::GradientMemory graph = of_base;  // of the run that is differentiated
+  int64_t beside = of_source.kept;      // of what is there meanwhile
   if (integrated) {
+    // A run between both, which begins with a residual of its own.
     run::GradientShape between{tokens, tokens, layers, passes.with_gradients, true, false};
     beside += of_base.kept + run::SiteBytes(model, Site::kResidPre, tokens);
     int64_t replaced = 0;
@@ -97,18 +101,21 @@ int64_t PeakOf(const model::Model& model, const sweep::Pair& pair, const Passes&
     peak = std::max(peak, beside + graph.kept + graph.forward);
   }
   beside += MetricBytes(model, pair.base_metrics);
-  const bool freed = pair.base_metrics.size() == 1 && !passes.repeats;
-  const int64_t complete = (freed ? graph.values : graph.kept) + graph.gradients + (passes.repeats ? graph.gradients : 0);
+  // The backward pass begins: the whole graph, and what one block's derivative takes.
   peak = std::max(peak, beside + graph.kept + graph.backward);
+  // It ends: all gradients, and the graph, unless it was freed on the way; then scores are made, or another metric's pass is.
+  const bool freed = pair.base_metrics.size() == 1 && !passes.repeats;
+  const int64_t complete = (freed ? graph.values : graph.kept) + graph.gradients + (passes.repeats ? graph.repeated : 0);
   peak = std::max(peak, beside + complete + std::max(passes.scores, freed ? 0 : graph.backward));
   return peak + passes.sums;
 }
 
-// Cells that are also run. Which ones it will be is not known; those of the greediest grid are not more than all of them.
-void AddExact(const api::SweepCost& all, const api::CellChoice& choice, size_t cells, size_t metrics, api::SweepCost& cost) {
+// Cells that are also run. Which ones it will be is not known, but as many are run at a time as fit into the passes' memory
+// (Pieces::fits), so only the smallest piece can need more.
+void AddExact(double all_flops, uint64_t smallest, const api::CellChoice& choice, size_t cells, size_t metrics, api::SweepCost& cost) {
   const double chosen = static_cast<double>(choice.top) * static_cast<double>(metrics) + static_cast<double>(choice.random);
-  cost.flops += all.flops * std::min(1.0, chosen / static_cast<double>(cells));
-  cost.peak_bytes = std::max(cost.peak_bytes, all.peak_bytes);
+  cost.flops += all_flops * std::min(1.0, chosen / static_cast<double>(cells));
+  cost.peak_bytes = std::max(cost.peak_bytes, smallest);
 }
 
 // In float64, for every head: the new patterns, and what they are made of (attention_effects.cc).
@@ -145,10 +152,11 @@ api::SweepCost CostOf(const AttributionPlan& plan) {
                              static_cast<int64_t>(std::max<size_t>(grid.units.size(), 1));
       passes.sums += metrics * model.arch.layers * places * static_cast<int64_t>(sizeof(double));
     }
-    cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(PeakOf(model, pair, passes)) + run::kSlackBytes);
+    cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(PeakOf(model, pair, passes)) + kSlackBytes);
   }
   if (plan.verify.top + plan.verify.random > 0)
-    AddExact(sweep::CostOf(plan.sweep), plan.verify, grid.cells(), plan.sweep.pairs.front().base_metrics.size(), cost);
+    AddExact(sweep::CostOf(plan.sweep).flops, sweep::LargestCellBytes(plan.sweep), plan.verify, grid.cells(),
+             plan.sweep.pairs.front().base_metrics.size(), cost);
   return cost;
 }
 
@@ -174,11 +182,11 @@ api::SweepCost CostOf(const EdgePlan& plan) {
       passes.scores = std::max({passes.scores, made, multiplied});
       passes.sums += edges * (metrics + 1) * static_cast<int64_t>(sizeof(double));
     }
-    cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(PeakOf(model, pair, passes)) + run::kSlackBytes);
+    cost.peak_bytes = std::max(cost.peak_bytes, static_cast<uint64_t>(PeakOf(model, pair, passes)) + kSlackBytes);
   }
   if (plan.verify.top + plan.verify.random > 0)
-    AddExact(sweep::CostOf(DirectPaths(plan)), plan.verify, paths.senders.size() * paths.receivers.size(), static_cast<size_t>(metrics),
-             cost);
+    AddExact(sweep::CostOf(DirectPaths(plan)).flops, sweep::LargestSenderBytes(DirectPaths(plan)), plan.verify,
+             paths.senders.size() * paths.receivers.size(), static_cast<size_t>(metrics), cost);
   return cost;
 }
 

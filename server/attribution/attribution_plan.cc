@@ -70,17 +70,19 @@ std::set<Site> SitesOf(const AttributionPlan& plan, bool with_gradients) {
   return sites;
 }
 
-Scoring ScoringOf(AttributionPlan plan) {
+Scoring ScoringOf(AttributionPlan plan, uint64_t peak_bytes) {
   const auto kept = std::make_shared<const AttributionPlan>(std::move(plan));
   Scoring scoring;
   scoring.pairs = kept->sweep.pairs.size();
   scoring.cells = kept->sweep.grid.cells();
   scoring.begin = [kept](size_t pair) { return std::make_unique<PairAttribution>(*kept, pair); };
   if (kept->verify.top + kept->verify.random > 0) {
-    const auto exact = [kept](sweep::FinishedCells finished) {
+    const auto exact = [kept, peak_bytes](sweep::FinishedCells finished) {
       sweep::SweepPlan plan = kept->sweep;
       plan.finished = std::move(finished);
-      return sweep::PiecesOf(std::move(plan));
+      sweep::Pieces pieces = sweep::PiecesOf(std::move(plan));
+      pieces.fits = peak_bytes;
+      return pieces;
     };
     scoring.verification = {exact, kept->verify, kept->method == AttributionMethod::kAtpStar};
   }

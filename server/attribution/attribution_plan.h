@@ -33,8 +33,8 @@ Way WayOf(const AttributionPlan& plan);
 // What the plan's runs must keep.
 std::set<model::Site> SitesOf(const AttributionPlan& plan, bool with_gradients);
 
-// What an AttributionRun does for this plan.
-Scoring ScoringOf(AttributionPlan plan);
+// What an AttributionRun does for this plan. `peak_bytes`: what it is admitted with, into which the exact run of its cells is fitted.
+Scoring ScoringOf(AttributionPlan plan, uint64_t peak_bytes);
 
 // Whether the QK fix has its own way to a site's effect: queries and keys, before and after their rotation.
 bool IsQuery(model::Site site);

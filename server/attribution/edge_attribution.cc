@@ -103,15 +103,17 @@ int64_t PositionsAtOnce(const NodeCount& nodes, int64_t d_model) {
   return std::max<int64_t>(kPieceBytes / ((nodes.senders + nodes.receivers) * static_cast<int64_t>(sizeof(float)) * d_model), 1);
 }
 
-Scoring ScoringOf(EdgePlan plan) {
+Scoring ScoringOf(EdgePlan plan, uint64_t peak_bytes) {
   const auto kept = std::make_shared<const EdgePlan>(std::move(plan));
   Scoring scoring{kept->paths.pairs.size(), kept->paths.senders.size() * kept->paths.receivers.size(),
                   [kept](size_t pair) { return std::make_unique<EdgeAttribution>(*kept, pair); }, std::nullopt};
   if (kept->verify.top + kept->verify.random > 0) {
-    const auto exact = [kept](sweep::FinishedCells finished) {
+    const auto exact = [kept, peak_bytes](sweep::FinishedCells finished) {
       sweep::PathPlan paths = DirectPaths(*kept);
       paths.finished = std::move(finished);
-      return sweep::PiecesOf(std::move(paths));
+      sweep::Pieces pieces = sweep::PiecesOf(std::move(paths));
+      pieces.fits = peak_bytes;
+      return pieces;
     };
     scoring.verification = {exact, kept->verify, false};
   }

@@ -36,7 +36,8 @@ std::vector<NodeCount> NodeCountsOf(const EdgePlan& plan);
 int64_t PositionsAtOnce(const NodeCount& nodes, int64_t d_model);
 // What an edge's exact value is of: the direct path alone.
 sweep::PathPlan DirectPaths(const EdgePlan& plan);
-Scoring ScoringOf(EdgePlan plan);
+// `peak_bytes`: what it is admitted with, into which the exact run of its edges is fitted.
+Scoring ScoringOf(EdgePlan plan, uint64_t peak_bytes);
 
 // Belongs to one Work; used on the executor's thread. `plan` outlives it.
 class EdgeAttribution final : public PairPasses {

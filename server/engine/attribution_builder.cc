@@ -55,7 +55,7 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
   BuiltAttribution built{{}, std::move(sweep.header), std::move(sweep.warnings), HashOf(plan)};
   built.header.cost = attribution::CostOf(plan);
   built.header.convention = attribution::ConventionOf(plan);
-  built.scoring = attribution::ScoringOf(std::move(plan));
+  built.scoring = attribution::ScoringOf(std::move(plan), built.header.cost.peak_bytes);
   return built;
 }
 
@@ -69,7 +69,7 @@ absl::StatusOr<BuiltAttribution> BuildEdges(const LoadedModel& model, const api:
   BuiltAttribution built{{}, std::move(paths.header), std::move(paths.warnings), HashOf(plan)};
   built.header.cost = attribution::CostOf(plan);
   built.header.convention = attribution::ConventionOf(plan);
-  built.scoring = attribution::ScoringOf(std::move(plan));
+  built.scoring = attribution::ScoringOf(std::move(plan), built.header.cost.peak_bytes);
   return built;
 }
 

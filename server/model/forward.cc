@@ -117,8 +117,9 @@ at::Tensor AttentionPart(const Model& model, int64_t layer, const at::Tensor& re
 at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mid, const PackedRows& rows, SiteHooks& hooks) {
   const Architecture& arch = model.arch;
   const BlockWeights& block = model.weights.blocks[static_cast<size_t>(layer)];
-  const at::Tensor in = Visit(hooks, Site::kMlpIn, layer, rows, resid_mid);
-  const at::Tensor x = ApplyNorm(model, block.ln2, in, Site::kLn2Scale, Site::kLn2Normalized, layer, rows, hooks);
+  // What the MLP reads instead of the residual, where that is edited, is let go behind the norm.
+  const at::Tensor x = ApplyNorm(model, block.ln2, Visit(hooks, Site::kMlpIn, layer, rows, resid_mid), Site::kLn2Scale,
+                                 Site::kLn2Normalized, layer, rows, hooks);
   const bool is_looked_into =
       hooks.Wants(Site::kMlpPre, layer) || hooks.Wants(Site::kMlpPreLinear, layer) || hooks.Wants(Site::kMlpPost, layer);
   if (at::Tensor out = is_looked_into ? at::Tensor() : HalfGatedMlp(model, block, x); out.defined())

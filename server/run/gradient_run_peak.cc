@@ -33,12 +33,20 @@ class Block {
   int64_t WithGraph() const {
     std::map<Storage, int64_t> all = ValueStorages();
     const int64_t n = shape_.tokens, q = arch_.q_size();
-    Add(all, {Storage::kResidual, Storage::kMid, Storage::kQkv, Storage::kZ, Storage::kPre});
-    if (rotary_) Add(all, {Storage::kRotQ, Storage::kRotK});
-    int64_t more = n * arch_.heads * kFloat;  // the attention's logarithms
+    Add(all, {Storage::kResidual, Storage::kMid, Storage::kZ, Storage::kPre});
+    int64_t more = 0;
     if (explicit_) {
+      // Queries are scaled, and keys and values repeated for every query head, before they are multiplied: those copies are kept.
       Add(all, {Storage::kPattern});
-      more += 3 * n * q * size_ + n * shape_.keys;  // scaled queries, keys and values for every head; the mask
+      more += n * q * size_ + n * shape_.keys;  // scaled queries, and the mask
+      if (arch_.kv_heads < arch_.heads)
+        more += 2 * shape_.keys * q * size_;
+      else
+        Add(all, {Storage::kQkv, rotary_ ? Storage::kRotK : Storage::kQkv});
+    } else {
+      Add(all, {Storage::kQkv});
+      if (rotary_) Add(all, {Storage::kRotQ, Storage::kRotK});
+      more += n * arch_.heads * kFloat;  // the attention's logarithms
     }
     const bool gated_apart = arch_.gated_mlp && (inside_mlp_ || plain_ || arch_.activation != model::Activation::kSilu);
     if (gated_apart) more += n * arch_.d_mlp * size_ * 2;  // the activated gate, and the product where it is not kept besides
@@ -52,8 +60,17 @@ class Block {
     return Sum(all) + more;
   }
 
+  // In the values, and in the residual behind the block, which is the same as that in front of the next one.
   int64_t Gradients() const {
-    int64_t bytes = shape_.tokens * arch_.d_model * size_;  // behind the block
+    int64_t bytes = shape_.tokens * arch_.d_model * size_;
+    for (const Site site : shape_.sites)
+      if (site != Site::kResidPre) bytes += Bytes(site);
+    return bytes;
+  }
+
+  // In the values alone.
+  int64_t Repeated() const {
+    int64_t bytes = 0;
     for (const Site site : shape_.sites) bytes += Bytes(site);
     return bytes;
   }
@@ -200,6 +217,7 @@ GradientMemory MemoryOf(const model::Model& model, const GradientShape& shape) {
   memory.values = shape.blocks * block.Values() + ends;
   memory.kept = shape.with_gradients ? shape.blocks * block.WithGraph() + ends : memory.values;
   memory.gradients = shape.with_gradients ? shape.blocks * block.Gradients() + line : 0;
+  memory.repeated = shape.with_gradients ? shape.blocks * block.Repeated() : 0;
   memory.forward = block.Forward();
   memory.backward = block.Backward() + 2 * line;
   return memory;

@@ -18,11 +18,12 @@ struct GradientShape {
   bool with_gradients = false, keeps_keys = false;
 };
 
-// Bytes, close to what the counting allocator sees. No test holds them to it yet; small prompts come out too large.
+// Bytes, close to what the counting allocator sees (tests/server/engine/grid_estimate_test.cc).
 struct GradientMemory {
   int64_t kept = 0;       // when the pass is complete: values, keys, and the graph where there is one
   int64_t values = 0;     // of it, what stays when the graph is gone
   int64_t gradients = 0;  // of a complete backward pass
+  int64_t repeated = 0;   // of one that is repeated in part, beside them
   int64_t forward = 0;    // beside what is kept, on the way through one block
   int64_t backward = 0;
 };

@@ -7,6 +7,7 @@
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
 #include "run/gradient_peak.h"
+#include "run/layers_peak.h"
 #include "run/sizes.h"
 
 namespace fluoroscope::run {
@@ -14,113 +15,6 @@ namespace {
 
 using model::Architecture;
 using model::Site;
-
-// Elements that a layer holds for each token, at its moments. Of a batch in which rows attend in several groups, these are put together.
-struct Widths {
-  explicit Widths(const Architecture& arch) {
-    const int64_t d = arch.d_model, q = arch.q_size(), kv = arch.kv_size();
-    const int64_t rotated = arch.positions == model::PositionScheme::kRotary ? q + kv : 0;
-    projected = 2 * d + q + 2 * kv;  // residual, norm, q, k and v
-    attending = projected + rotated;
-    attended = attending + q + d;
-    gated = 2 * d + (arch.gated_mlp ? 2 : 1) * arch.d_mlp;
-    activated = gated + arch.d_mlp;
-    added = 2 * d + arch.d_mlp + d;
-  }
-  int64_t projected, attending, attended, gated, activated, added;
-};
-
-// What is there for each token when a site's hook is called, the site's own value included.
-int64_t WidthAt(const Place& place, const Widths& widths, const Architecture& arch) {
-  const int64_t d = arch.d_model;
-  switch (place.site) {
-    case Site::kQ:
-    case Site::kK:
-    case Site::kV:
-      return widths.projected;
-    case Site::kRotQ:
-    case Site::kRotK:
-      return widths.attending;
-    case Site::kAttnScores:
-    case Site::kPattern:  // what the rows before it have attended to lies there too
-    case Site::kZ:
-      return widths.attended - d;
-    case Site::kResult:
-    case Site::kAttnOut:
-    case Site::kResidMid:
-      return widths.attended;
-    case Site::kMlpPre:
-    case Site::kMlpPreLinear:
-      return widths.gated;
-    case Site::kMlpPost:
-    case Site::kMlpOut:
-    case Site::kResidPost:
-      return widths.added;
-    default:
-      return 3 * d;  // the residual, and what is made of it before anything is projected
-  }
-}
-
-bool LooksInside(const Place& place) { return place.site == Site::kAttnScores || place.site == Site::kPattern; }
-bool IsRowsOwn(const Place& place) { return LooksInside(place) || place.site == Site::kResult; }
-
-// Tensors of a row's own at a site: scores, pattern, mask, keys and values for every head; or each head's part of the output.
-int64_t OwnBytes(const Place& place, const RowPlan& row, const Architecture& arch, int64_t element_size) {
-  const int64_t n = row.length();
-  if (place.site == Site::kResult) return 2 * n * arch.heads * arch.d_model * element_size;  // once by heads, once by positions
-  return (2 * arch.heads * n * n + 2 * n * arch.q_size()) * element_size + n * n;
-}
-
-// How often an edit holds its own entries in float32 at once, beside the site's copy.
-int64_t CopiesOf(const intervention::Edit& edit) {
-  if (std::holds_alternative<intervention::Copy>(edit) || std::holds_alternative<intervention::Zero>(edit)) return 1;
-  if (std::holds_alternative<intervention::Set>(edit) || std::holds_alternative<intervention::Scale>(edit)) return 1;
-  if (std::holds_alternative<intervention::Add>(edit) || std::holds_alternative<intervention::Mean>(edit) ||
-      std::holds_alternative<intervention::Noise>(edit)) {
-    return 2;
-  }
-  return 4;
-}
-
-// Whether a site's value is a view of a larger matrix, or is held by the forward pass besides.
-bool IsPart(const Place& place) {
-  switch (place.site) {
-    case Site::kQ:
-    case Site::kK:
-    case Site::kV:
-    case Site::kMlpPre:
-    case Site::kMlpPreLinear:
-    case Site::kResult:
-      return true;
-    default:
-      return false;
-  }
-}
-
-// What one edit holds while it is made, beside what the layer holds.
-int64_t EditBytes(const EditPlan& edit, const RowPlan& row, const Architecture& arch, int64_t element_size, int64_t lines,
-                  int64_t largest_keep) {
-  const int64_t entries = Elements(edit.place, row, arch), size = ElementSize(edit.place, element_size);
-  const int64_t per_token = ElementsPerToken(edit.place.site, row, arch);
-  int64_t copies = CopiesOf(edit.edit) + (element_size == 4 ? 0 : 2);
-  if (edit.place.site == Site::kAttnScores) copies += 2;  // what is masked is filled before, and masked again behind
-  int64_t bytes = entries * copies * static_cast<int64_t>(sizeof(float));
-  // Chosen heads or units are taken from their lines, and the lines put back.
-  if (!edit.place.heads.empty() || !edit.place.units.empty())
-    bytes += 2 * static_cast<int64_t>(edit.place.positions.size()) * per_token * size;
-  // The first edit at a site copies it (of a site that the row has to itself, the row's part), and then the value itself is let go, unless
-  // it is a part of something larger.
-  const int64_t copy = (IsRowsOwn(edit.place) ? row.length() : lines) * per_token * size;
-  bytes = IsPart(edit.place) ? bytes + copy : std::max(bytes, copy);
-  // A mean adds its sources up in float64.
-  if (std::holds_alternative<intervention::Mean>(edit.edit)) bytes += 2 * static_cast<int64_t>(sizeof(double)) * largest_keep;
-  if (const auto* swap = std::get_if<intervention::SwapSubspace>(&edit.edit); swap != nullptr && swap->part != nullptr) {
-    // The matrix in float64 (and as taken from the weights), its Gram matrix, eigenvectors and their workspace.
-    const int64_t rows = swap->part->reader.size(0), columns = swap->part->reader.size(1), side = std::min(rows, columns);
-    bytes += static_cast<int64_t>(sizeof(double)) * (2 * rows * columns + 6 * side * side);
-  }
-  return bytes;
-}
 
 // Columns of the unembedding that products for metrics of some columns take at a time.
 class Columns {
@@ -137,89 +31,6 @@ class Columns {
  private:
   int64_t all_ = 0, largest_ = static_cast<int64_t>(intervention::kTokensPerProduct);
 };
-
-// Tokens of a batch in each layer's two parts.
-class Lines {
- public:
-  Lines(const RunPlan& plan, const std::vector<size_t>& batch) : attention_(Size(plan) + 1), mlp_(Size(plan) + 1) {
-    const int64_t layers = plan.model->arch.layers;
-    for (const size_t index : batch) {
-      const RowPlan& row = plan.rows[index];
-      const Point start = row.joins().value_or(Point{0, model::Part::kAttention});
-      const int64_t last = std::min(row.stop.layer, layers - 1), first = std::max<int64_t>(0, start.layer);
-      if (last < first) continue;
-      Add(attention_, first + (start.part == model::Part::kMlp ? 1 : 0), last + 1, row.lines());
-      Add(mlp_, first, last, row.lines());
-      Add(mlp_, last, last + 1, static_cast<int64_t>(row.last_positions.size()));
-    }
-    for (size_t layer = 1; layer < attention_.size(); ++layer) {
-      attention_[layer] += attention_[layer - 1];
-      mlp_[layer] += mlp_[layer - 1];
-    }
-  }
-  int64_t layers() const { return static_cast<int64_t>(attention_.size()) - 1; }
-  int64_t Attention(int64_t layer) const { return attention_[static_cast<size_t>(layer)]; }
-  int64_t Mlp(int64_t layer) const { return mlp_[static_cast<size_t>(layer)]; }
-
- private:
-  static size_t Size(const RunPlan& plan) { return static_cast<size_t>(plan.model->arch.layers); }
-  static void Add(std::vector<int64_t>& to, int64_t first, int64_t end, int64_t lines) {
-    if (first >= end) return;
-    to[static_cast<size_t>(first)] += lines;
-    to[static_cast<size_t>(end)] -= lines;
-  }
-  std::vector<int64_t> attention_, mlp_;  // first as differences
-};
-
-// The widest moment of a batch's way through the layers.
-int64_t LayersBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size, int64_t largest_keep) {
-  const Architecture& arch = plan.model->arch;
-  const Widths widths(arch);
-  const Lines lines(plan, batch);
-  int64_t most = 0, tokens = 0, groups = 1;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    tokens += plan.rows[batch[i]].lines();
-    if (i > 0 && plan.rows[batch[i]].length() != plan.rows[batch[i - 1]].length()) ++groups;
-  }
-  const int64_t joined = groups > 1 ? arch.q_size() : 0;
-  for (int64_t layer = 0; layer < lines.layers(); ++layer)
-    most =
-        std::max({most, lines.Attention(layer) * (widths.attended + joined), lines.Mlp(layer) * std::max(widths.activated, widths.added)});
-  most = std::max(most, 3 * tokens * arch.d_model) * element_size;
-  const auto there = [&](const Place& place) {
-    const model::SiteSpec& spec = model::SpecOf(place.site);
-    const int64_t in_layer = !spec.in_block                   ? tokens
-                             : spec.part == model::Part::kMlp ? lines.Mlp(place.layer)
-                                                              : lines.Attention(place.layer);
-    return std::pair(in_layer, in_layer * WidthAt(place, widths, arch) * element_size);
-  };
-  for (const size_t index : batch) {
-    const RowPlan& row = plan.rows[index];
-    const bool edits = !row.edits.empty();
-    for (const CapturePlan& capture : row.captures) {
-      if (IsRowsOwn(capture.place)) {
-        // A value that is sent as it is counts as a result.
-        const bool sent =
-            !edits && capture.keep_seconds == 0 && !capture.reduced() && capture.place.heads.empty() && capture.place.units.empty();
-        const int64_t own = OwnBytes(capture.place, row, arch, element_size);
-        most = std::max(most, there(capture.place).second + own - (sent ? CaptureBytes(capture, row, arch, element_size) : 0));
-      }
-      // What units write along all directions, before the largest are taken: the products and their magnitudes.
-      if (capture.writes) {
-        const int64_t products = Elements(capture.place, row, arch) * capture.writes->directions.size(0) * 4;
-        most = std::max(most, there(capture.place).second + products * (capture.writes->top_k > 0 ? 3 : 1));
-      }
-    }
-    for (const KeepPlan& keep : row.keeps)
-      if (IsRowsOwn(keep.place)) most = std::max(most, there(keep.place).second + OwnBytes(keep.place, row, arch, element_size));
-    for (const EditPlan& edit : row.edits) {
-      const auto [in_layer, held] = there(edit.place);
-      const int64_t own = IsRowsOwn(edit.place) ? OwnBytes(edit.place, row, arch, element_size) : 0;
-      most = std::max(most, held + own + EditBytes(edit, row, arch, element_size, in_layer, largest_keep));
-    }
-  }
-  return most;
-}
 
 // Values that wait for the unembedding (of one layer at a time), and the logits of one step of it, beside the residual.
 int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 
+#include "run/cost.h"
 #include "sweep/piece_builder.h"
 
 namespace fluoroscope::sweep {
@@ -15,7 +16,7 @@ using model::Part;
 using model::Site;
 using Is = Piece::Row::Is;
 
-// A piece takes senders until it has kMaxRows, or until they keep so many numbers for receivers.
+// A piece takes senders until it has its rows, or they keep so many numbers for receivers.
 constexpr size_t kMaxKept = size_t{1} << 24;
 
 // Where a sender is first felt, and where a receiver reads.
@@ -57,14 +58,14 @@ std::vector<int64_t> Common(const std::vector<int64_t>& a, const std::vector<int
 
 class PathPlanner {
  public:
-  explicit PathPlanner(const PathPlan& paths) : paths_(paths), arch_(paths.model->arch), build_(paths.model) {}
+  PathPlanner(const PathPlan& paths, size_t max_rows) : paths_(paths), max_rows_(max_rows), arch_(paths.model->arch), build_(paths.model) {}
 
   Piece Plan(size_t begin) {
     const size_t receivers = paths_.receivers.size();
     const size_t first = begin - begin % receivers;
     size_t at = first;
     std::optional<uint32_t> pair;
-    while (at < paths_.cells() && (at == first || (build_.rows() < kMaxRows && kept_ < kMaxKept))) {
+    while (at < paths_.cells() && (at == first || (build_.rows() < max_rows_ && kept_ < kMaxKept))) {
       if (Finished(at)) {
         at += receivers;
         continue;
@@ -247,6 +248,7 @@ class PathPlanner {
   }
 
   const PathPlan& paths_;
+  const size_t max_rows_;
   const model::Architecture& arch_;
   PieceBuilder build_;
   size_t kept_ = 0;
@@ -257,16 +259,27 @@ class PathPlanner {
 
 }  // namespace
 
-Piece PlanPaths(const PathPlan& paths, size_t begin) { return PathPlanner(paths).Plan(begin); }
+Piece PlanPaths(const PathPlan& paths, size_t begin, size_t max_rows) { return PathPlanner(paths, max_rows).Plan(begin); }
 
 Pieces PiecesOf(PathPlan paths) {
   const auto plan = std::make_shared<const PathPlan>(std::move(paths));
-  return {plan->cells(), [plan](size_t begin) { return PlanPaths(*plan, begin); },
+  return {plan->cells(), [plan](size_t begin, size_t max_rows) { return PlanPaths(*plan, begin, max_rows); },
           [plan](size_t place) { return plan->FinishedAt(place); }};
 }
 
 api::SweepCost CostOf(const PathPlan& paths) {
-  return CostOf({paths.cells(), [&](size_t begin) { return PlanPaths(paths, begin); }}, paths.model, paths.pairs);
+  return CostOf({paths.cells(), [&](size_t begin, size_t max_rows) { return PlanPaths(paths, begin, max_rows); }}, paths.model,
+                paths.pairs);
+}
+
+uint64_t LargestSenderBytes(const PathPlan& paths) {
+  uint64_t most = 0;
+  for (size_t at = 0; at < paths.cells();) {
+    const Piece piece = PlanPaths(paths, at, 1);
+    most = std::max(most, run::CostOf(piece.plan).peak_bytes);
+    at = piece.end;
+  }
+  return most;
 }
 
 }  // namespace fluoroscope::sweep

@@ -46,9 +46,12 @@ struct PathPlan {
 };
 
 // Plans all receivers of some senders, from the sender at `begin` of the line on.
-Piece PlanPaths(const PathPlan& paths, size_t begin);
+Piece PlanPaths(const PathPlan& paths, size_t begin, size_t max_rows = kMaxPieceRows);
 
 Pieces PiecesOf(PathPlan paths);
 api::SweepCost CostOf(const PathPlan& paths);
+
+// The most bytes that all cells of any sender take when they are run by themselves, in the smallest piece.
+uint64_t LargestSenderBytes(const PathPlan& paths);
 
 }  // namespace fluoroscope::sweep

@@ -13,9 +13,6 @@ namespace fluoroscope::sweep {
 // Waves: base and source runs and lenders; what is read of them for comparison; path patching's senders; cells.
 inline constexpr size_t kRunWave = 0, kReadWave = 1, kSenderWave = 2, kCellWave = 3;
 
-// A piece takes no more cells or senders when it has this many rows. It bounds what a plan takes in memory, which nobody counts.
-inline constexpr size_t kMaxRows = 8192;
-
 // Where each of `wanted` stands in `has`, which is ascending and has them all; empty: everything, as it lies.
 std::vector<int64_t> PlacesIn(const std::vector<int64_t>& has, const std::vector<int64_t>& wanted);
 

@@ -23,11 +23,18 @@ bool Pair::Edited(int64_t position) const {
   return false;
 }
 
+Piece Pieces::Plan(size_t begin) const {
+  Piece piece = plan(begin, kMaxPieceRows);
+  if (fits == std::numeric_limits<uint64_t>::max()) return piece;
+  for (size_t rows = piece.rows.size() / 2; rows > 0 && run::CostOf(piece.plan).peak_bytes > fits; rows /= 2) piece = plan(begin, rows);
+  return piece;
+}
+
 api::SweepCost CostOf(const Pieces& pieces, const std::shared_ptr<const model::Model>& model, const std::vector<Pair>& pairs) {
   api::SweepCost cost;
   cost.cells = pieces.cells;
   for (size_t at = 0; at < pieces.cells;) {
-    const Piece piece = pieces.plan(at);
+    const Piece piece = pieces.Plan(at);
     const run::Cost run = run::CostOf(piece.plan);
     cost.flops += run.flops;
     cost.peak_bytes = std::max(cost.peak_bytes, run.peak_bytes);

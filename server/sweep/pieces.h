@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,12 +30,21 @@ struct Piece {
   size_t end = 0;           // the first cell of the line that is not in this piece
 };
 
+// A piece takes no more rows than this; it bounds what a plan takes in memory, which nobody counts.
+inline constexpr size_t kMaxPieceRows = 8192;
+
 // The work of all pairs in one line, in whatever order; a piece begins at a place on it.
 struct Pieces {
   size_t cells = 0;
-  std::function<Piece(size_t begin)> plan;
+  // The piece that begins there takes what the line has until it has `max_rows` rows; the smallest possible one where `max_rows` is 1.
+  std::function<Piece(size_t begin, size_t max_rows)> plan;
   // Whether the cell at a place on the line is finished already; pieces then leave it out. Absent: none is.
   std::function<bool(size_t place)> finished = {};
+  // Bytes that the run of a piece may take. One that would take more is made smaller, down to the smallest.
+  uint64_t fits = std::numeric_limits<uint64_t>::max();
+
+  // The piece that is run from `begin` on.
+  Piece Plan(size_t begin) const;
 
   // The first place from `place` on whose cell is to be run; `cells` when there is none.
   size_t Next(size_t place) const {

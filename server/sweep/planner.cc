@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "run/cost.h"
 #include "sweep/piece_builder.h"
 
 namespace fluoroscope::sweep {
@@ -14,7 +15,8 @@ namespace {
 using model::Part;
 using model::Site;
 
-// A piece takes cells until it has kMaxRows or one of these is reached: they bound the values that base and source runs keep.
+// A piece takes cells until it has its rows or one of these is reached. They bound what a plan takes in memory, which nobody counts, and
+// the values that base and source runs keep, which the budget does.
 constexpr size_t kMaxIds = size_t{1} << 22;
 constexpr size_t kMaxPairs = 256;
 
@@ -53,17 +55,18 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
 // Plans one piece.
 class PiecePlanner {
  public:
-  explicit PiecePlanner(const SweepPlan& sweep) : sweep_(sweep), build_(sweep.model) {}
+  PiecePlanner(const SweepPlan& sweep, size_t max_rows) : sweep_(sweep), max_rows_(max_rows), build_(sweep.model) {}
 
   Piece Plan(size_t begin) {
     for (const std::vector<int64_t>& ids : sweep_.references)
       references_.push_back(build_.NewRow({Piece::Row::Is::kLender, 0, 0}, ids, kRunWave).index);
     const size_t cells = sweep_.grid.cells();
     size_t at = begin, ids = 0, pairs = 0;
-    while (at < sweep_.cells() && build_.rows() < kMaxRows && ids < kMaxIds && pairs < kMaxPairs) {
+    const size_t end_rows = build_.rows() + max_rows_;
+    while (at < sweep_.cells() && build_.rows() < end_rows && ids < kMaxIds && pairs < kMaxPairs) {
       const uint32_t pair = sweep_.PairAt(at);
       bool begun = false;  // a pair that is finished is not begun
-      for (; at < (pair + 1) * cells && build_.rows() < kMaxRows && ids < kMaxIds; ++at) {
+      for (; at < (pair + 1) * cells && build_.rows() < end_rows && ids < kMaxIds; ++at) {
         const uint32_t cell = sweep_.CellAt(at);
         if (sweep_.LeftOut(pair, cell)) continue;
         if (!std::exchange(begun, true)) Begin(pair);
@@ -155,6 +158,7 @@ class PiecePlanner {
   }
 
   const SweepPlan& sweep_;
+  const size_t max_rows_;
   PieceBuilder build_;
   // Of the pair that is being planned:
   PieceBuilder::PairRows runs_;
@@ -175,16 +179,37 @@ std::optional<uint32_t> SweepPlan::TwinOf(uint32_t pair, uint32_t cell) const {
   return number;
 }
 
-Piece PlanPiece(const SweepPlan& sweep, size_t begin) { return PiecePlanner(sweep).Plan(begin); }
+Piece PlanPiece(const SweepPlan& sweep, size_t begin, size_t max_rows) { return PiecePlanner(sweep, max_rows).Plan(begin); }
 
 Pieces PiecesOf(SweepPlan sweep) {
   const auto plan = std::make_shared<const SweepPlan>(std::move(sweep));
-  return {plan->cells(), [plan](size_t begin) { return PlanPiece(*plan, begin); },
+  return {plan->cells(), [plan](size_t begin, size_t max_rows) { return PlanPiece(*plan, begin, max_rows); },
           [plan](size_t place) { return plan->LeftOut(plan->PairAt(place), plan->CellAt(place)); }};
 }
 
 api::SweepCost CostOf(const SweepPlan& sweep) {
-  return CostOf({sweep.cells(), [&](size_t begin) { return PlanPiece(sweep, begin); }}, sweep.model, sweep.pairs);
+  return CostOf({sweep.cells(), [&](size_t begin, size_t max_rows) { return PlanPiece(sweep, begin, max_rows); }}, sweep.model,
+                sweep.pairs);
+}
+
+// A cell's own memory is that of the lines of its row, of its layers and of its site, so of each pair and site one cell is the largest.
+uint64_t LargestCellBytes(const SweepPlan& sweep) {
+  uint64_t most = 0;
+  for (size_t index = 0; index < sweep.pairs.size(); ++index) {
+    const Pair& pair = sweep.pairs[index];
+    std::map<Site, std::pair<std::pair<size_t, size_t>, size_t>> largest;  // layers and lines, then the cell
+    for (size_t cell = 0; cell < sweep.grid.cells(); ++cell) {
+      const CellChange change = sweep.grid.At(cell);
+      const std::vector<int64_t> positions = Altered(sweep, pair, change);
+      if (positions.empty()) continue;
+      const std::pair size(change.layers.size(), pair.base_ids.size() - static_cast<size_t>(positions.front()));
+      auto& found = largest[change.site];
+      if (size > found.first) found = {size, cell};
+    }
+    for (const auto& [_, found] : largest)
+      most = std::max(most, run::CostOf(PlanPiece(sweep, index * sweep.grid.cells() + found.second, 1).plan).peak_bytes);
+  }
+  return most;
 }
 
 }  // namespace fluoroscope::sweep

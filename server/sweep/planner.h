@@ -35,12 +35,15 @@ struct SweepPlan {
 };
 
 // Plans the cells from `begin` on, as many as one piece may have; at least one when the one at `begin` is not finished.
-Piece PlanPiece(const SweepPlan& sweep, size_t begin);
+Piece PlanPiece(const SweepPlan& sweep, size_t begin, size_t max_rows = kMaxPieceRows);
 
 // The sweep's pieces, which own the plan.
 Pieces PiecesOf(SweepPlan sweep);
 
 // What the whole sweep costs.
 api::SweepCost CostOf(const SweepPlan& sweep);
+
+// The most bytes that any of its cells takes when it is run by itself, in the smallest piece.
+uint64_t LargestCellBytes(const SweepPlan& sweep);
 
 }  // namespace fluoroscope::sweep

@@ -57,7 +57,7 @@ bool SweepRun::StepPiece() {
 }
 
 void SweepRun::StartPiece() {
-  piece_ = pieces_.plan(next_cell_);
+  piece_ = pieces_.Plan(next_cell_);
   values_.clear();
   base_.clear();
   source_.clear();

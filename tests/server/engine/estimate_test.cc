@@ -2,51 +2,18 @@
 // and one that is far too large keeps requests out that would fit.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <functional>
 
 #include "engine/generate_builder.h"
 #include "engine/plan_builder.h"
 #include "engine/sweep_builder.h"
-#include "generate/decode_pool.h"
 #include "generate/generate_run.h"
-#include "obs/metrics.h"
 #include "run/forward_run.h"
 #include "sweep/sweep_run.h"
-#include "tensor/counting_allocator.h"
-#include "tests/server/engine/run_request.h"
-#include "tests/server/model/tiny_model.h"
+#include "tests/server/engine/estimates.h"
 
 namespace fluoroscope::engine {
 namespace {
-
-// An estimate may be so much larger than what was held, and so much smaller.
-constexpr double kMostOver = 1.25, kMostUnder = 1.0;
-
-class SweepEnd final : public api::SweepSink {
- public:
-  bool Push(api::SweepPart part) override {
-    if (auto* end = std::get_if<api::SweepSummary>(&part)) summary = *end;
-    return true;
-  }
-  void OnDrain(std::function<void()>) override {}
-  void Finish(absl::Status end) override { status = std::move(end); }
-
-  api::SweepSummary summary;
-  absl::Status status = absl::UnknownError("not finished");
-};
-
-template <typename Run>
-void Finish(Run& run) {
-  while (run.Step() != sched::Work::Progress::kDone) {
-  }
-}
-
-std::vector<api::Prompt> Prompts(int64_t count, int64_t length) {
-  std::vector<api::Prompt> prompts;
-  for (int64_t i = 0; i < count; ++i) prompts.push_back({RandomIds(4096, length), api::Bos::kDefault, false});
-  return prompts;
-}
 
 api::Intervention EditOf(std::vector<std::string> sites, decltype(api::Intervention::kind) kind, std::vector<uint32_t> rows = {}) {
   api::Intervention edit;
@@ -54,15 +21,6 @@ api::Intervention EditOf(std::vector<std::string> sites, decltype(api::Intervent
   edit.select.rows = std::move(rows);
   edit.kind = std::move(kind);
   return edit;
-}
-
-api::Metric MetricOf(decltype(api::Metric::kind) kind, bool everywhere, std::vector<uint32_t> rows = {}) {
-  api::Metric metric;
-  metric.name = "m";
-  metric.rows = std::move(rows);
-  if (everywhere) metric.positions = api::Positions{api::AllPositions()};
-  metric.kind = std::move(kind);
-  return metric;
 }
 
 struct Case {
@@ -256,30 +214,6 @@ const Case kGradients[] = {
        TakeGradients(r, {"blocks.*.hook_resid_pre"}, kDifference, false);
      }},
 };
-
-class EstimateTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    tensor::InstallCountingAllocator();
-    model_ = Offer(model::MediumLlama());
-    model_->decoding = std::make_shared<generate::DecodePool>(model_->model);
-    at::manual_seed(1);
-  }
-  static void TearDownTestSuite() { model_.reset(); }
-
-  static void Compare(const std::string& name, uint64_t estimated, uint64_t held) {
-    const double ratio = static_cast<double>(estimated) / static_cast<double>(held);
-    if (getenv("SHOW_ESTIMATES") != nullptr)
-      printf("%-40s %8.2f MiB estimated, %8.2f held: %.2f\n", name.c_str(), estimated / 1048576.0, held / 1048576.0, ratio);
-    EXPECT_LE(ratio, kMostOver) << name << ": " << estimated << " bytes estimated, " << held << " held";
-    EXPECT_GE(ratio, kMostUnder) << name << ": " << estimated << " bytes estimated, " << held << " held";
-  }
-
-  static std::shared_ptr<LoadedModel> model_;
-  obs::Metrics metrics_;
-};
-
-std::shared_ptr<LoadedModel> EstimateTest::model_;
 
 class ForwardEstimateTest : public EstimateTest, public testing::WithParamInterface<std::pair<int64_t, at::ScalarType>> {};
 

@@ -92,6 +92,21 @@ std::shared_ptr<const Model> MediumLlama(int64_t d_mlp, at::ScalarType dtype) {
   return model;
 }
 
+std::shared_ptr<const Model> MediumGpt2() {
+  Architecture arch;
+  arch.family = "gpt2";
+  arch.layers = 6;
+  arch.d_model = 256;
+  arch.heads = arch.kv_heads = 8;
+  arch.d_head = 32;
+  arch.d_mlp = 1024;
+  arch.vocabulary = 4096;
+  arch.context = 512;
+  arch.qkv_bias = arch.attn_out_bias = arch.mlp_bias = true;
+  arch.activation = Activation::kGeluTanh;
+  return Fill(arch, at::kCPU);
+}
+
 std::shared_ptr<const Model> TinyGpt2(at::Device device) {
   Architecture arch;
   arch.family = "gpt2";
