@@ -6,6 +6,7 @@
 
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
+#include "model/short_attention.h"
 #include "run/gradient_peak.h"
 #include "run/sizes.h"
 
@@ -171,21 +172,48 @@ class Lines {
   std::vector<int64_t> attention_, mlp_;  // first as differences
 };
 
+// How rows attend: side by side in groups of equal positions, those with few queries whatever their prefix.
+struct Groups {
+  Groups(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
+    const auto is_short = [&](const RowPlan& row) { return element_size == 4 && row.lines() <= model::kMaxShortQueries; };
+    const RowPlan* before = nullptr;
+    int64_t rows = 0;  // of the group
+    for (const size_t index : batch) {
+      const RowPlan& row = plan.rows[index];
+      const bool joins =
+          before != nullptr && row.length() == before->length() && (row.first() == before->first() || (is_short(row) && is_short(*before)));
+      before = &row;
+      if (!joins) {
+        ++count;
+        rows = 0;
+      }
+      if (row.first() == 0 || is_short(row)) continue;
+      // Keys and values, those of the prefix in front of each row's own; and the mask, also as numbers.
+      const int64_t keys = 2 * ++rows * row.length() * plan.model->arch.kv_size() * element_size;
+      behind_prefix = std::max(behind_prefix, keys + row.lines() * row.length() * (2 + element_size));
+    }
+  }
+  int64_t count = 0;
+  int64_t behind_prefix = 0;  // bytes: the most that a group of rows behind a prefix holds besides
+};
+
 // The widest moment of a batch's way through the layers.
 int64_t LayersBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size, int64_t largest_keep) {
   const Architecture& arch = plan.model->arch;
   const Widths widths(arch);
   const Lines lines(plan, batch);
-  int64_t most = 0, tokens = 0, groups = 1;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    tokens += plan.rows[batch[i]].lines();
-    if (i > 0 && plan.rows[batch[i]].length() != plan.rows[batch[i - 1]].length()) ++groups;
+  int64_t most = 0, tokens = 0;
+  for (const size_t index : batch) tokens += plan.rows[index].lines();
+  const Groups groups(plan, batch, element_size);
+  const int64_t joined = groups.count > 1 ? arch.q_size() : 0;
+  for (int64_t layer = 0; layer < lines.layers(); ++layer) {
+    const int64_t attention = lines.Attention(layer) * (widths.attended + joined) * element_size;
+    // While rows attend, what follows is not there yet.
+    const int64_t attending = lines.Attention(layer) * (widths.attended - arch.d_model) * element_size + groups.behind_prefix;
+    const int64_t mlp = lines.Mlp(layer) * std::max(widths.activated, widths.added) * element_size;
+    most = std::max({most, attention, attending, mlp});
   }
-  const int64_t joined = groups > 1 ? arch.q_size() : 0;
-  for (int64_t layer = 0; layer < lines.layers(); ++layer)
-    most =
-        std::max({most, lines.Attention(layer) * (widths.attended + joined), lines.Mlp(layer) * std::max(widths.activated, widths.added)});
-  most = std::max(most, 3 * tokens * arch.d_model) * element_size;
+  most = std::max(most, 3 * tokens * arch.d_model * element_size);
   const auto there = [&](const Place& place) {
     const model::SiteSpec& spec = model::SpecOf(place.site);
     const int64_t in_layer = !spec.in_block                   ? tokens
