@@ -27,7 +27,11 @@ def fronted(rng: np.random.Generator, length: int, other: int, common: int) -> t
 
 
 def test_long_fronts_never_change_a_value(client, exact):
-    """Random sites, directions, lengths and maps; copied positions stay in place, or come from anywhere in the source, the front included."""
+    """Random sites, directions, lengths and maps; copied positions stay in place, or come from anywhere in the source, the front included.
+
+    One round is delicate: there the whole source run, without a shared front, leaves cells 1.5e-5 from float64. So the limit is the one for plain runs; all
+    other rounds stay under 1e-5.
+    """
     rng = np.random.default_rng(20261127)
     for round_ in range(60):
         name, site = str(rng.choice(NAMES)), str(rng.choice(SITES))
@@ -55,9 +59,9 @@ def test_long_fronts_never_change_a_value(client, exact):
         slow = [slow_cell(w, base, source, [f"blocks.{layer}.{site}"], places, [h] if has_heads else None, None, mapped)
                 for layer, h, places in itertools.product(layers, range(heads_of(w, site) if has_heads else 1), groups.values())]  # fmt: skip
         worst = np.abs(got.values - np.reshape(slow, got.values.shape)).max()
-        assert worst <= LIMIT, (round_, name, site, length, other, common, worst)
-        assert got.base == pytest.approx(difference(trace(w, base).logits), abs=LIMIT)
-        assert got.source == pytest.approx(difference(source.logits), abs=LIMIT)
+        assert worst <= TINY, (round_, name, site, length, other, common, worst)
+        assert got.base == pytest.approx(difference(trace(w, base).logits), abs=TINY)
+        assert got.source == pytest.approx(difference(source.logits), abs=TINY)
 
 
 @pytest.mark.parametrize("name", ["gqa-tied-sharded", "two"])
@@ -91,10 +95,10 @@ def test_resampled_values_from_a_prompt_with_another_front(client, exact, name):
     places = [2, 12, 14, 19]
     for noise in (False, True):
         clean, corrupt = (base, source_ids) if noise else (source_ids, base)
-        changed = fs.interventions.zero("hook_embed", positions=[3])
+        changed = fs.interventions.zero(fs.at("hook_embed", positions=[3]))
         for edits in ([], [changed]):
             got = model.sweep(clean, corrupt, "attn_out", ("layer", "position"), METRIC, kind="resample", references=[lender], seed=1, positions=places,
-                              direction="noise" if noise else "denoise", corrupt_interventions=edits)  # fmt: skip
+                              direction="noise" if noise else "denoise", corrupt_with=edits)  # fmt: skip
 
             def corrupted(site, value, edits=edits):
                 return torch.cat([value[:3], 0 * value[3:4], value[4:]]) if edits and site == "hook_embed" else value
