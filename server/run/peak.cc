@@ -67,9 +67,10 @@ bool IsRowsOwn(const Place& place) { return LooksInside(place) || place.site == 
 
 // Tensors of a row's own at a site: scores, pattern, mask, keys and values for every head; or each head's part of the output.
 int64_t OwnBytes(const Place& place, const RowPlan& row, const Architecture& arch, int64_t element_size) {
-  const int64_t n = row.length();
+  const int64_t n = row.lines(), keys = row.length();
   if (place.site == Site::kResult) return 2 * n * arch.heads * arch.d_model * element_size;  // once by heads, once by positions
-  return (2 * arch.heads * n * n + 2 * n * arch.q_size()) * element_size + n * n;
+  const int64_t behind_prefix = row.first() > 0 ? keys * arch.kv_size() : 0;
+  return (2 * arch.heads * n * keys + 2 * keys * arch.q_size() + behind_prefix) * element_size + n * keys;
 }
 
 // How often an edit holds its own entries in float32 at once, beside the site's copy.
@@ -111,7 +112,7 @@ int64_t EditBytes(const EditPlan& edit, const RowPlan& row, const Architecture& 
     bytes += 2 * static_cast<int64_t>(edit.place.positions.size()) * per_token * size;
   // The first edit at a site copies it (of a site that the row has to itself, the row's part), and then the value itself is let go, unless
   // it is a part of something larger.
-  const int64_t copy = (IsRowsOwn(edit.place) ? row.length() : lines) * per_token * size;
+  const int64_t copy = (IsRowsOwn(edit.place) ? row.lines() : lines) * per_token * size;
   bytes = IsPart(edit.place) ? bytes + copy : std::max(bytes, copy);
   // A mean adds its sources up in float64.
   if (std::holds_alternative<intervention::Mean>(edit.edit)) bytes += 2 * static_cast<int64_t>(sizeof(double)) * largest_keep;
