@@ -6,23 +6,6 @@
 namespace fluoroscope::run {
 namespace {
 
-// The rows that begin with their embedding, with all positions that they compute.
-model::PackedRows WholeRows(const LaneRows& rows) {
-  std::vector<model::RowSpan> spans;
-  for (size_t slot = 0; slot < rows.size(); ++slot) {
-    const RowPlan& row = *rows[slot].plan;
-    if (row.joins()) continue;
-    model::RowSpan& span = spans.emplace_back();
-    span.slot = static_cast<int64_t>(slot);
-    span.positions.resize(static_cast<size_t>(row.lines()));
-    std::iota(span.positions.begin(), span.positions.end(), row.first());
-    if (!row.prefix) continue;
-    span.prefix = row.prefix->kv.get();
-    span.prefix_size = row.prefix->size;
-  }
-  return model::PackedRows(std::move(spans));
-}
-
 at::Tensor IdsOf(const LaneRows& rows, const model::PackedRows& whole, at::Device device) {
   std::vector<int64_t> ids;
   for (const model::RowSpan& span : whole.rows()) {
@@ -35,11 +18,28 @@ at::Tensor IdsOf(const LaneRows& rows, const model::PackedRows& whole, at::Devic
 }  // namespace
 
 BatchRun::BatchRun(const model::Model& model, LaneRows rows)
-    : model_(model), rows_(std::move(rows)), lens_(model), hooks_(model, rows_, lens_), live_(WholeRows(rows_)) {
+    : model_(model), rows_(std::move(rows)), lens_(model), hooks_(model, rows_, lens_) {
+  live_ = Beginning();
   for (size_t slot = 0; slot < rows_.size(); ++slot)
     if (Row(static_cast<int64_t>(slot)).joins()) waiting_.push_back(slot);
   const auto start = [this](size_t slot) { return *Row(static_cast<int64_t>(slot)).joins(); };
   std::stable_sort(waiting_.begin(), waiting_.end(), [&](size_t a, size_t b) { return start(a) < start(b); });
+}
+
+model::PackedRows BatchRun::Beginning() {
+  std::vector<model::RowSpan> spans;
+  for (size_t slot = 0; slot < rows_.size(); ++slot) {
+    const RowPlan& row = *rows_[slot].plan;
+    if (row.joins()) continue;
+    model::RowSpan& span = spans.emplace_back();
+    span.slot = static_cast<int64_t>(slot);
+    span.positions.resize(static_cast<size_t>(row.lines()));
+    std::iota(span.positions.begin(), span.positions.end(), row.first());
+    if (row.first() == 0) continue;
+    span.prefix = row.fork ? PrefixOf(LaneOf(span.slot), row.fork->trunk) : row.prefix->kv.get();
+    span.prefix_size = row.first();
+  }
+  return model::PackedRows(std::move(spans));
 }
 
 bool BatchRun::Step() {
@@ -236,10 +236,16 @@ at::Tensor BatchRun::StartOf(const std::vector<size_t>& slots, const model::Pack
 
 const model::KvPrefix* BatchRun::PrefixOf(const Lane& lane, size_t trunk) {
   const auto [it, is_new] = prefixes_.try_emplace({&lane, trunk});
-  if (is_new) {
-    for (size_t key : lane.plan.trunks[trunk].k) it->second.k.push_back(lane.kept[key]);
-    for (size_t key : lane.plan.trunks[trunk].v) it->second.v.push_back(lane.kept[key]);
-  }
+  if (!is_new) return &it->second;
+  const auto take = [&](const std::vector<size_t>& keys, std::vector<at::Tensor>& to) {
+    to.resize(keys.size());
+    for (size_t layer = 0; layer < keys.size(); ++layer) {
+      to[layer] = lane.kept[keys[layer]];
+      if (!to[layer].defined()) hooks_.AlsoTo(lane, keys[layer], to[layer]);
+    }
+  };
+  take(lane.plan.trunks[trunk].k, it->second.k);
+  take(lane.plan.trunks[trunk].v, it->second.v);
   return &it->second;
 }
 

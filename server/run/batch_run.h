@@ -36,6 +36,9 @@ class BatchRun {
   // Lets the rows that begin at this point into the batch.
   void Join(Point here);
   at::Tensor StartOf(const std::vector<size_t>& slots, const model::PackedRows& joining, Point here) const;
+  // The rows that begin with their embedding, with all positions that they compute.
+  model::PackedRows Beginning();
+  // A trunk that runs in this batch fills its prefix layer by layer, before rows attend there.
   const model::KvPrefix* PrefixOf(const Lane& lane, size_t trunk);
   // Lets rows that need nothing at or behind `next` leave the batch.
   void DropRowsBefore(Point next);

@@ -4,6 +4,7 @@
 #include <set>
 #include <vector>
 
+#include "model/short_attention.h"
 #include "model/sites.h"
 #include "run/sizes.h"
 
@@ -65,9 +66,10 @@ bool IsRowsOwn(const Place& place) { return LooksInside(place) || place.site == 
 
 // Tensors of a row's own at a site: scores, pattern, mask, keys and values for every head; or each head's part of the output.
 int64_t OwnBytes(const Place& place, const RowPlan& row, const Architecture& arch, int64_t element_size) {
-  const int64_t n = row.length();
+  const int64_t n = row.lines(), keys = row.length();
   if (place.site == Site::kResult) return 2 * n * arch.heads * arch.d_model * element_size;  // once by heads, once by positions
-  return (2 * arch.heads * n * n + 2 * n * arch.q_size()) * element_size + n * n;
+  const int64_t behind_prefix = row.first() > 0 ? keys * arch.kv_size() : 0;
+  return (2 * arch.heads * n * keys + 2 * keys * arch.q_size() + behind_prefix) * element_size + n * keys;
 }
 
 // How often an edit holds its own entries in float32 at once, beside the site's copy.
@@ -109,7 +111,7 @@ int64_t EditBytes(const EditPlan& edit, const RowPlan& row, const Architecture& 
     bytes += 2 * static_cast<int64_t>(edit.place.positions.size()) * per_token * size;
   // The first edit at a site copies it (of a site that the row has to itself, the row's part), and then the value itself is let go, unless
   // it is a part of something larger.
-  const int64_t copy = (IsRowsOwn(edit.place) ? row.length() : lines) * per_token * size;
+  const int64_t copy = (IsRowsOwn(edit.place) ? row.lines() : lines) * per_token * size;
   bytes = IsPart(edit.place) ? bytes + copy : std::max(bytes, copy);
   // A mean adds its sources up in float64.
   if (std::holds_alternative<intervention::Mean>(edit.edit)) bytes += 2 * static_cast<int64_t>(sizeof(double)) * largest_keep;
@@ -164,29 +166,55 @@ class Lines {
   std::vector<Tokens> attention_, mlp_;
 };
 
-// One batch's way through the layers, in elements of the model's dtype.
+// How rows attend: side by side in groups of equal positions, those with few queries whatever their prefix.
+struct Groups {
+  Groups(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
+    const auto is_short = [&](const RowPlan& row) { return element_size == 4 && row.lines() <= model::kMaxShortQueries; };
+    const RowPlan* before = nullptr;
+    int64_t rows = 0;  // of the group
+    for (const size_t index : batch) {
+      const RowPlan& row = plan.rows[index];
+      const bool joins =
+          before != nullptr && row.length() == before->length() && (row.first() == before->first() || (is_short(row) && is_short(*before)));
+      before = &row;
+      if (!joins) {
+        ++count;
+        rows = 0;
+      }
+      if (row.first() == 0 || is_short(row)) continue;
+      // Keys and values, those of the prefix in front of each row's own; and the mask, also as numbers.
+      const int64_t keys = 2 * ++rows * row.length() * plan.model->arch.kv_size() * element_size;
+      behind_prefix = std::max(behind_prefix, keys + row.lines() * row.length() * (2 + element_size));
+    }
+  }
+  int64_t count = 0;
+  int64_t behind_prefix = 0;  // bytes: the most that a group of rows behind a prefix holds besides
+};
+
+// One batch's way through the layers, in elements of the model's dtype where nothing else is said.
 class Layers {
  public:
-  Layers(const RunPlan& plan, const std::vector<size_t>& batch) : arch_(plan.model->arch), widths_(arch_), lines_(plan, batch) {
+  Layers(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size)
+      : arch_(plan.model->arch), widths_(arch_), lines_(plan, batch), groups_(plan, batch, element_size), element_size_(element_size) {
     std::set<size_t> trunks;
-    int64_t groups = 1;
-    for (size_t i = 0; i < batch.size(); ++i) {
-      const RowPlan& row = plan.rows[batch[i]];
+    for (const size_t index : batch) {
+      const RowPlan& row = plan.rows[index];
       tokens_ += row.lines();
       if (row.freeze) trunks.insert(row.freeze->trunk);
-      if (i > 0 && row.length() != plan.rows[batch[i - 1]].length()) ++groups;
     }
-    joined_ = groups > 1 ? arch_.q_size() : 0;
+    joined_ = groups_.count > 1 ? arch_.q_size() : 0;
     copies_ = trunks.size() > 1 ? 3 : 2;
   }
 
-  // Of all moments at which nobody looks.
-  int64_t Widest() const {
-    int64_t most = 3 * tokens_ * arch_.d_model;  // rows that join: the residual, theirs, and both in one
+  // Of all moments at which nobody looks: bytes.
+  int64_t WidestBytes() const {
+    int64_t most = 3 * tokens_ * arch_.d_model * element_size_;  // rows that join: the residual, theirs, and both in one
     for (int64_t layer = 0; layer < lines_.layers(); ++layer) {
-      most =
-          std::max(most, Of(lines_.In(layer, Part::kAttention), widths_.attended + joined_, Reading(lines_.In(layer, Part::kAttention))));
-      most = std::max(most, Of(lines_.In(layer, Part::kMlp), std::max(widths_.activated, widths_.added), 0));
+      const Tokens& tokens = lines_.In(layer, Part::kAttention);
+      const int64_t attended = Of(tokens, widths_.attended + joined_, Reading(tokens));
+      const int64_t attending = Of(tokens, widths_.attended - arch_.d_model, Reading(tokens));  // what follows is not there yet
+      const int64_t mlp = Of(lines_.In(layer, Part::kMlp), std::max(widths_.activated, widths_.added), 0);
+      most = std::max({most, attended * element_size_, attending * element_size_ + groups_.behind_prefix, mlp * element_size_});
     }
     return most;
   }
@@ -233,6 +261,8 @@ class Layers {
   const Architecture& arch_;
   const Widths widths_;
   const Lines lines_;
+  const Groups groups_;
+  const int64_t element_size_;
   int64_t tokens_ = 0, joined_ = 0, copies_ = 2;
 };
 
@@ -240,8 +270,8 @@ class Layers {
 
 int64_t LayersBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size, int64_t largest_keep) {
   const Architecture& arch = plan.model->arch;
-  const Layers layers(plan, batch);
-  int64_t most = layers.Widest() * element_size;
+  const Layers layers(plan, batch, element_size);
+  int64_t most = layers.WidestBytes();
   for (const size_t index : batch) {
     const RowPlan& row = plan.rows[index];
     const bool edits = !row.edits.empty();

@@ -1,6 +1,8 @@
 #include "run/plan.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <set>
 
 namespace fluoroscope::run {
@@ -48,20 +50,39 @@ void RunPlan::Finish() {
 }
 
 std::vector<std::vector<size_t>> RunPlan::Batches() const {
-  std::vector<std::vector<size_t>> batches;
-  for (std::vector<size_t> wave : waves) {
-    std::stable_sort(wave.begin(), wave.end(), [&](size_t a, size_t b) {
+  const auto sort = [this](std::vector<size_t>& some) {
+    std::stable_sort(some.begin(), some.end(), [this](size_t a, size_t b) {
       return std::pair(rows[a].length(), rows[a].first()) < std::pair(rows[b].length(), rows[b].first());
     });
-    int64_t tokens = kBatchTokens;
+  };
+  std::vector<std::vector<size_t>> batches;
+  for (const std::vector<size_t>& wave : waves) {
+    const std::set<size_t> all(wave.begin(), wave.end());
+    std::vector<size_t> leaders;
+    std::map<size_t, std::vector<size_t>> beside;  // by the trunk's row
     for (size_t row : wave) {
-      if (isolated || tokens + rows[row].lines() > kBatchTokens) {
+      const std::optional<ForkPlan>& fork = rows[row].fork;
+      if (fork && fork->at == Point{} && all.contains(trunks[fork->trunk].row))
+        beside[trunks[fork->trunk].row].push_back(row);
+      else
+        leaders.push_back(row);
+    }
+    sort(leaders);
+    const size_t first = batches.size();
+    int64_t tokens = kBatchTokens;
+    for (size_t leader : leaders) {
+      std::vector<size_t> together = {leader};
+      if (const auto it = beside.find(leader); it != beside.end()) together.insert(together.end(), it->second.begin(), it->second.end());
+      int64_t lines = 0;
+      for (size_t row : together) lines += rows[row].lines();
+      if (isolated || tokens + lines > kBatchTokens) {
         batches.emplace_back();
         tokens = 0;
       }
-      batches.back().push_back(row);
-      tokens += rows[row].lines();
+      batches.back().insert(batches.back().end(), together.begin(), together.end());
+      tokens += lines;
     }
+    if (!beside.empty()) std::for_each(batches.begin() + static_cast<int64_t>(first), batches.end(), sort);
   }
   return batches;
 }

@@ -102,6 +102,7 @@ struct MetricPlan {
 
 // A row inside whose run other rows begin. Its values at all its positions, kept under these keys.
 struct TrunkPlan {
+  size_t row = 0;                            // its index; it computes all its positions
   std::vector<size_t> k, v;                  // by layer; k as the scores read it
   std::vector<size_t> resid_pre, resid_mid;  // by layer, where a row begins there, else kNotKept
   std::vector<size_t> attn_out, mlp_out;     // by layer, where a row is frozen there, else kNotKept; empty: nowhere
@@ -109,10 +110,11 @@ struct TrunkPlan {
 };
 
 // A row that begins in the middle of another's run, because up to there it is the same: at this point, with only its positions from
-// `first` on. Those in front are the trunk's; it sees their keys and values. Everything it reads, edits and keeps lies behind.
+// `first` on. Those in front are the trunk's; it sees their keys and values. Everything it reads, edits and keeps lies behind. One that
+// begins with its embedding may be in the trunk's own wave: they then run in one batch, layer by layer side by side.
 struct ForkPlan {
   size_t trunk = 0;  // index into RunPlan::trunks
-  Point at;          // kAttention: it begins with hook_resid_pre; kMlp: with hook_resid_mid
+  Point at;          // kAttention: it begins with hook_resid_pre; kMlp: with hook_resid_mid; Point{}: with the embedding of its own tokens
   int64_t first = 0;
 };
 
@@ -171,7 +173,10 @@ struct RowPlan {
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
   int64_t first() const { return fork ? fork->first : prefix ? prefix->size : 0; }
   // Where it joins its batch; absent: with its embedding.
-  std::optional<Point> joins() const { return fork ? std::optional(fork->at) : start ? std::optional(start->at) : std::nullopt; }
+  std::optional<Point> joins() const {
+    if (fork) return fork->at == Point{} ? std::nullopt : std::optional(fork->at);
+    return start ? std::optional(start->at) : std::nullopt;
+  }
   int64_t lines() const { return length() - first(); }  // how many of its positions are computed
   bool frozen(int64_t layer, model::Part part) const {
     return freeze && (part == model::Part::kMlp ? freeze->mlp : freeze->attention)[static_cast<size_t>(layer)];
@@ -194,8 +199,8 @@ struct RunPlan {
   // Derives `stop` and `last_positions` of each row from what is read of it. Call once, when the rows are complete.
   void Finish();
 
-  // Each batch: indices of rows of one wave that run together, rows of equal length and first position side by side. Batches are in the
-  // order in which they run.
+  // Each batch: indices of rows of one wave that run together, rows of equal length and first position side by side. A row that begins
+  // behind what it shares with a trunk of its wave is in that trunk's batch. Batches are in the order in which they run.
   std::vector<std::vector<size_t>> Batches() const;
 };
 

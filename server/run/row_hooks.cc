@@ -61,6 +61,7 @@ RowHooks::RowHooks(const model::Model& model, const LaneRows& rows, LensRun& len
 }
 
 void RowHooks::Remove(const Lane& lane) {
+  std::erase_if(also_, [&](const auto& also) { return also.first.first == &lane; });
   for (std::vector<Action>& actions : actions_) std::erase_if(actions, [&](const Action& action) { return RowOf(action).lane == &lane; });
 }
 
@@ -111,7 +112,10 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
   for (const Read& read : reads) {
     at::Tensor entries = intervention::Read(value, read.region);
     if (read.action->keep != nullptr) {
-      RowOf(*read.action).lane->kept[read.action->keep->key] = entries.clone(at::MemoryFormat::Contiguous);
+      const Lane& lane = *RowOf(*read.action).lane;
+      at::Tensor& kept = lane.kept[read.action->keep->key];
+      kept = entries.clone(at::MemoryFormat::Contiguous);
+      if (const auto also = also_.find({&lane, read.action->keep->key}); also != also_.end()) *also->second = kept;
       continue;
     }
     const CapturePlan& capture = *read.action->capture;

@@ -1,6 +1,8 @@
 // Each row's captures and edits, looked up by site while a batch runs.
 #pragma once
 
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "model/hooks.h"
@@ -15,6 +17,9 @@ class RowHooks final : public model::SiteHooks {
  public:
   // `lens` takes captures that are unembedded. All references outlive the hooks.
   RowHooks(const model::Model& model, const LaneRows& rows, LensRun& lens);
+
+  // What is kept under this key is also put there, for rows of this batch that read it in the same layer; until Remove.
+  void AlsoTo(const Lane& lane, size_t key, at::Tensor& there) { also_[{&lane, key}] = &there; }
 
   // Forgets what this run's rows want.
   void Remove(const Lane& lane);
@@ -47,6 +52,7 @@ class RowHooks final : public model::SiteHooks {
   const LaneRows& rows_;
   LensRun& lens_;
   const bool one_lane_;
+  std::map<std::pair<const Lane*, size_t>, at::Tensor*> also_;
   std::vector<std::vector<Action>> actions_;  // [layer * kSiteCount + site]
 };
 

@@ -38,7 +38,7 @@ run::Point ChangedAt(const PathNode& sender) {
 // embedding when its own token is.
 std::vector<int64_t> Altered(const Pair& pair, const PathEnd& sender, size_t index) {
   const bool own_token_only = std::all_of(sender.nodes.begin(), sender.nodes.end(), [](const auto& n) { return n.site == Site::kEmbed; });
-  const size_t common = pair.Common(pair.source_ids);
+  const size_t common = pair.CommonWithSource();
   std::vector<int64_t> altered;
   for (int64_t position : sender.positions[index]) {
     const size_t p = static_cast<size_t>(position);
@@ -197,7 +197,7 @@ class PathPlanner {
     }
     for (const PathNode& node : sender.nodes) {
       const Site site = node.site == Site::kEmbed ? Site::kResidPre : node.site;
-      copy(build_.Keep(source_, site, node.layer), site, node.layer, altered, there, node.heads);
+      build_.Copy(source_, {site, node.layer, altered, node.heads, {}}, there, edits);
     }
     if (paths_.freeze_norms) {
       for (int64_t layer = start.layer; layer < arch_.layers; ++layer) {

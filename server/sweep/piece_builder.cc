@@ -9,6 +9,14 @@ namespace fluoroscope::sweep {
 using model::Part;
 using model::Site;
 
+namespace {
+
+// A row that begins behind a shared front attends with a mask, to all keys, instead of to half of a square; for a front much shorter than
+// what follows that costs more than the front.
+constexpr int64_t kWorthSharing = 8;
+
+}  // namespace
+
 std::vector<int64_t> PlacesIn(const std::vector<int64_t>& has, const std::vector<int64_t>& wanted) {
   if (has.empty()) return wanted;
   std::vector<int64_t> places;
@@ -28,8 +36,8 @@ run::RowPlan& PieceBuilder::NewRow(Piece::Row meaning, const std::vector<int64_t
 size_t PieceBuilder::Keep(size_t row, Site site, int64_t layer) {
   const auto [it, is_new] = kept_.try_emplace({row, site, layer}, keys_);
   if (!is_new) return it->second;
-  std::vector<int64_t> all(piece_.plan.rows[row].ids.size());
-  std::iota(all.begin(), all.end(), 0);
+  std::vector<int64_t> all(static_cast<size_t>(piece_.plan.rows[row].lines()));
+  std::iota(all.begin(), all.end(), piece_.plan.rows[row].first());
   return Keep(row, {site, layer, std::move(all), {}, {}});
 }
 
@@ -38,10 +46,38 @@ size_t PieceBuilder::Keep(size_t row, run::Place place) {
   return keys_++;
 }
 
+void PieceBuilder::Copy(size_t row, const run::Place& place, const std::vector<int64_t>& from, std::vector<run::EditPlan>& edits) {
+  const std::optional<run::ForkPlan> fork = this->row(row).fork;
+  const int64_t first = fork ? fork->first : 0;
+  const auto add = [&](bool shared) {
+    run::Place to{place.site, place.layer, {}, place.heads, place.units};
+    std::vector<int64_t> lines;
+    for (size_t i = 0; i < from.size(); ++i) {
+      if ((from[i] < first) != shared) continue;
+      to.positions.push_back(place.positions[i]);
+      lines.push_back(shared ? from[i] : from[i] - first);
+    }
+    if (lines.empty()) return;
+    const size_t key = Keep(shared ? trunk(fork->trunk).row : row, place.site, place.layer);
+    edits.push_back({std::move(to), intervention::Copy{key, std::move(lines), place.heads, place.units}});
+  };
+  add(/*shared=*/true);
+  add(/*shared=*/false);
+}
+
+void PieceBuilder::Share(size_t row, size_t trunk, size_t common) {
+  run::RowPlan& plan = this->row(row);
+  int64_t front = std::min(static_cast<int64_t>(common), plan.length() - 1);
+  for (const run::MetricPlan& metric : plan.metrics) front = std::min(front, metric.positions.front());
+  for (const run::KeepLogitsPlan& keep : plan.keep_logits) front = std::min(front, keep.positions.front());
+  if (front > 0 && front * kWorthSharing >= plan.length() - front) plan.fork = run::ForkPlan{trunk, run::Point{}, front};
+}
+
 size_t PieceBuilder::NewTrunk(size_t row) {
   const model::Architecture& arch = piece_.plan.model->arch;
   const size_t index = piece_.plan.trunks.size();
   run::TrunkPlan trunk;
+  trunk.row = row;
   trunk.resid_pre.assign(static_cast<size_t>(arch.layers), run::TrunkPlan::kNotKept);
   trunk.resid_mid = trunk.resid_pre;
   const Site keys = arch.positions == model::PositionScheme::kRotary ? Site::kRotK : Site::kK;
@@ -100,18 +136,27 @@ PieceBuilder::PairRows PieceBuilder::AddPair(const Pair& pair, uint32_t index) {
   };
   rows.metrics = read(pair.base_metrics);
   std::vector<run::MetricPlan> of_source = read(pair.source_metrics);
+  const auto share = [&](size_t source) { Share(source, rows.trunk, pair.CommonWithSource()); };
   if (!apart) {
     row(rows.base).metrics = rows.metrics;
-    if (has_source) row(rows.source).metrics = std::move(of_source);
+    if (!has_source) return rows;
+    row(rows.source).metrics = std::move(of_source);
+    share(rows.source);
     return rows;
   }
+  if (has_source) share(rows.source);
+  // The base run's last layer once more, where its metrics are read.
+  const run::Point last{piece_.plan.model->arch.layers - 1, Part::kAttention};
+  BeginsAt(rows.trunk, rows.base, last);
   run::RowPlan& base = NewRow({Is::kBase, index, 0}, pair.base_ids, kReadWave);
-  base.edits = pair.base_edits;
+  base.fork = run::ForkPlan{rows.trunk, last, static_cast<int64_t>(pair.base_ids.size()) - 1};
   base.metrics = rows.metrics;
+  for (const run::MetricPlan& metric : base.metrics) base.fork->first = std::min(base.fork->first, metric.positions.front());
   if (!has_source) return rows;
   run::RowPlan& source = NewRow({Is::kSource, index, 0}, pair.source_ids, kReadWave);
   source.edits = pair.source_edits;
   source.metrics = std::move(of_source);
+  share(source.index);
   return rows;
 }
 

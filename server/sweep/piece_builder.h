@@ -26,10 +26,13 @@ class PieceBuilder {
   run::RowPlan& row(size_t index) { return piece_.plan.rows[index]; }
   size_t rows() const { return piece_.plan.rows.size(); }
 
-  // A row's value at a site, at all its positions: the key. The same value is kept once.
+  // A row's value at a site, at all positions that it computes: the key. The same value is kept once.
   size_t Keep(size_t row, model::Site site, int64_t layer);
   // At some places of it: a key of its own.
   size_t Keep(size_t row, run::Place place);
+
+  // Edits that put a row's values at positions `from` to the positions of `place`. What the row shares with a trunk is the trunk's.
+  void Copy(size_t row, const run::Place& place, const std::vector<int64_t>& from, std::vector<run::EditPlan>& edits);
 
   // The row becomes a trunk, with keys and values of all layers: its index.
   size_t NewTrunk(size_t row);
@@ -37,13 +40,18 @@ class PieceBuilder {
   // Makes a trunk of `row` keep what a row needs that begins at this point.
   void BeginsAt(size_t trunk, size_t row, run::Point start);
 
+  // A row whose first `common` positions are those of a trunk begins behind them, as far as nothing is read of it there. Call when its
+  // metrics are set, before anything else is kept of it.
+  void Share(size_t row, size_t trunk, size_t common);
+
   // A row's log-probabilities (or logits) at a position: the key.
   size_t KeepLogits(size_t row, int64_t position, bool log_probabilities);
 
   // A value that is there from the start: the key.
   size_t Give(run::GivenPlan given);
 
-  // Base and source run of a pair (which may have none), with their metrics; the base run is a trunk. Metrics that compare with one of
+  // Base and source run of a pair (which may have none), with their metrics; the base run is a trunk, from which the source run takes what
+  // both prompts begin with. Metrics that compare with one of
   // these runs are read of rows of their own, in the next wave: a run cannot be compared with what runs beside it.
   struct PairRows {
     size_t base = 0, source = kNone, trunk = 0;

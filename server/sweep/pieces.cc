@@ -1,19 +1,29 @@
 #include "sweep/pieces.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "run/cost.h"
 
 namespace fluoroscope::sweep {
 
-size_t Pair::Common(const std::vector<int64_t>& donor) const {
-  size_t common = static_cast<size_t>(std::mismatch(base_ids.begin(), base_ids.end(), donor.begin(), donor.end()).first - base_ids.begin());
-  const bool from_source = donor_ids.empty();  // lenders run without edits
-  const auto edited = [&](const run::EditPlan& edit) { common = std::min(common, static_cast<size_t>(edit.place.positions.front())); };
-  for (const run::EditPlan& edit : base_edits) edited(edit);
-  if (from_source)
-    for (const run::EditPlan& edit : source_edits) edited(edit);
+namespace {
+
+// Positions at the front with the same tokens, as far as no edit is made there.
+size_t CommonOf(const std::vector<int64_t>& a, const std::vector<int64_t>& b,
+                std::initializer_list<const std::vector<run::EditPlan>*> edits) {
+  size_t common = static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+  for (const auto* of_run : edits)
+    for (const run::EditPlan& edit : *of_run) common = std::min(common, static_cast<size_t>(edit.place.positions.front()));
   return common;
+}
+
+}  // namespace
+
+size_t Pair::CommonWithSource() const { return CommonOf(base_ids, source_ids, {&base_edits, &source_edits}); }
+
+size_t Pair::CommonWithDonor() const {
+  return donor_ids.empty() ? CommonWithSource() : CommonOf(base_ids, donor_ids, {&base_edits});  // lenders run without edits
 }
 
 bool Pair::Edited(int64_t position) const {

@@ -74,8 +74,10 @@ struct Pair {
   static constexpr intervention::Kept kBaseRun = 0, kSourceRun = 1;
   std::vector<run::EditPlan> base_edits, source_edits;  // of the runs themselves, at the embedding
 
-  // The first position at which the base run differs from that of the given tokens in the same places, before any cell changes anything.
-  size_t Common(const std::vector<int64_t>& donor) const;
+  // The first position at which the base run differs from the source run, or from the run whose values are copied, before any cell changes
+  // anything.
+  size_t CommonWithSource() const;
+  size_t CommonWithDonor() const;
   // Whether the base run's own embedding at a position is edited.
   bool Edited(int64_t position) const;
 };

@@ -35,7 +35,7 @@ std::vector<int64_t> Altered(const SweepPlan& sweep, const Pair& pair, const Cel
   const std::vector<int64_t>& donor = pair.donor_ids.empty() ? pair.source_ids : pair.donor_ids;
   const bool own_token_only = change.site == Site::kResidPre && change.layers.size() == 1 && change.layers.front() == 0;
   const bool over_keys = model::SpecOf(change.site).axes.back() == model::Axis::kKey && !change.units.empty();
-  const size_t common = given ? 0 : pair.Common(donor);
+  const size_t common = given ? 0 : pair.CommonWithDonor();
   for (int64_t position : pair.groups[change.group]) {
     const size_t p = static_cast<size_t>(position);
     // No query sees keys behind it, unless somebody gives a pattern in which one does.
@@ -84,7 +84,10 @@ class PiecePlanner {
     const Pair& pair = sweep_.pairs[index];
     runs_ = build_.AddPair(pair, index);
     given_.clear();
-    donor_ = pair.donor_ids.empty() ? runs_.source : build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kRunWave).index;
+    donor_ = runs_.source;
+    if (pair.donor_ids.empty()) return;
+    donor_ = build_.NewRow({Piece::Row::Is::kLender, index, 0}, pair.donor_ids, kRunWave).index;
+    build_.Share(donor_, runs_.trunk, pair.CommonWithDonor());
   }
 
   std::shared_ptr<const intervention::Mean::Reference> MeanOf(Site site, int64_t layer) {
@@ -112,7 +115,7 @@ class PiecePlanner {
     const run::Point start = StartOf(change.site, change.layers.front());
     build_.BeginsAt(runs_.trunk, runs_.base, start);
     std::vector<run::EditPlan> edits;
-    for (size_t i = 0; i < change.layers.size(); ++i) edits.push_back(Edit(pair, change, i, positions));
+    for (size_t i = 0; i < change.layers.size(); ++i) AddEdits(pair, change, i, positions, edits);
     run::RowPlan& row = build_.NewRow(meaning, pair.base_ids, kCellWave);
     row.fork = run::ForkPlan{runs_.trunk, start, positions.front()};
     row.edits = std::move(edits);
@@ -120,7 +123,8 @@ class PiecePlanner {
   }
 
   // The change in one of its layers.
-  run::EditPlan Edit(const Pair& pair, const CellChange& change, size_t place, const std::vector<int64_t>& positions) {
+  void AddEdits(const Pair& pair, const CellChange& change, size_t place, const std::vector<int64_t>& positions,
+                std::vector<run::EditPlan>& edits) {
     const int64_t layer = change.layers[place];
     const std::vector<int64_t>& heads = change.HeadsIn(place);
     run::EditPlan edit;
@@ -130,8 +134,11 @@ class PiecePlanner {
       case api::SweepCell::kResample: {
         std::vector<int64_t> from;
         for (int64_t position : positions) from.push_back(pair.source_of[static_cast<size_t>(position)]);
-        edit.edit = pair.given.empty() ? intervention::Copy{build_.Keep(donor_, change.site, layer), std::move(from), heads, change.units}
-                                       : CopyGiven(pair.given.at({change.site, layer}), change, layer, from, heads);
+        if (pair.given.empty()) {
+          build_.Copy(donor_, edit.place, from, edits);
+          return;
+        }
+        edit.edit = CopyGiven(pair.given.at({change.site, layer}), change, layer, from, heads);
         break;
       }
       case api::SweepCell::kZero:
@@ -141,7 +148,7 @@ class PiecePlanner {
         edit.edit = intervention::Mean{MeanOf(change.site, layer), heads, change.units};
         break;
     }
-    return edit;
+    edits.push_back(std::move(edit));
   }
 
   // Positions, heads and units are the model's; the tensor may have only some.

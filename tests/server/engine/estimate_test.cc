@@ -267,6 +267,32 @@ TEST_F(EstimateTest, Generate) {
   }
 }
 
+// Prompts of one pair begin alike; what follows has few queries or many.
+TEST_F(EstimateTest, SweepOfPromptsThatBeginAlike) {
+  using api::SweepAxis;
+  const std::pair<int64_t, int64_t> shapes[] = {{300, 100}, {300, 290}, {400, 396}};
+  for (const auto& [length, common] : shapes) {
+    for (const char* site : {"hook_resid_pre", "attn.hook_z", "attn.hook_pattern"}) {
+      for (const bool compares : {false, true}) {
+        api::SweepRequest request;
+        std::vector<api::Prompt> prompts = Prompts(2, length);
+        auto& corrupt = std::get<std::vector<int64_t>>(prompts[1].input);
+        const auto& clean = std::get<std::vector<int64_t>>(prompts[0].input);
+        std::copy_n(clean.begin(), common, corrupt.begin());
+        request.pairs.push_back({prompts[0], prompts[1], std::nullopt, {}});
+        request.sites = {site};
+        request.over = {SweepAxis::kLayer, SweepAxis::kPosition};
+        request.positions = api::Positions{length - 2};
+        api::ToReference to;
+        to.row = 1;
+        request.metrics = {compares ? MetricOf(to, false) : MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};
+        CompareSweep(request, "sweep of " + std::string(site) + " over " + std::to_string(length) +
+                                  " tokens, common: " + std::to_string(common) + (compares ? ", with a comparison" : ""));
+      }
+    }
+  }
+}
+
 TEST_F(EstimateTest, Sweep) {
   using api::SweepAxis;
   const std::pair<const char*, std::vector<SweepAxis>> grids[] = {{"hook_resid_pre", {SweepAxis::kLayer, SweepAxis::kPosition}},
@@ -281,15 +307,7 @@ TEST_F(EstimateTest, Sweep) {
       request.sites = {site};
       request.over = axes;
       request.metrics = {MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};
-      absl::StatusOr<BuiltSweep> built = BuildSweep(*model_, request, config::Limits());
-      ASSERT_TRUE(built.ok()) << built.status();
-      const uint64_t estimated = built->header.cost.peak_bytes;
-      const auto sink = std::make_shared<SweepEnd>();
-      sweep::SweepRun run(sweep::PiecesOf(std::move(built->plan)), std::move(built->header), {}, sink, metrics_,
-                          std::chrono::steady_clock::now());
-      Finish(run);
-      ASSERT_TRUE(sink->status.ok()) << sink->status;
-      Compare(std::string("sweep of ") + site + ", pairs: " + std::to_string(pairs), estimated, sink->summary.peak_bytes);
+      CompareSweep(request, std::string("sweep of ") + site + ", pairs: " + std::to_string(pairs));
     }
   }
 }

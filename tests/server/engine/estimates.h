@@ -10,9 +10,11 @@
 
 #include "api/sweep.h"
 #include "engine/loaded_model.h"
+#include "engine/sweep_builder.h"
 #include "generate/decode_pool.h"
 #include "obs/metrics.h"
 #include "sched/work.h"
+#include "sweep/sweep_run.h"
 #include "tensor/counting_allocator.h"
 #include "tests/server/engine/run_request.h"
 #include "tests/server/model/tiny_model.h"
@@ -72,6 +74,18 @@ class EstimateTest : public testing::Test {
       printf("%-40s %8.2f MiB estimated, %8.2f held: %.2f\n", name.c_str(), estimated / 1048576.0, held / 1048576.0, ratio);
     EXPECT_LE(ratio, kMostOver) << name << ": " << estimated << " bytes estimated, " << held << " held";
     EXPECT_GE(ratio, kMostUnder) << name << ": " << estimated << " bytes estimated, " << held << " held";
+  }
+
+  void CompareSweep(const api::SweepRequest& request, const std::string& name) {
+    absl::StatusOr<BuiltSweep> built = BuildSweep(*model_, request, config::Limits());
+    ASSERT_TRUE(built.ok()) << built.status();
+    const uint64_t estimated = built->header.cost.peak_bytes;
+    const auto sink = std::make_shared<SweepEnd>();
+    sweep::SweepRun run(sweep::PiecesOf(std::move(built->plan)), std::move(built->header), {}, sink, metrics_,
+                        std::chrono::steady_clock::now());
+    Finish(run);
+    ASSERT_TRUE(sink->status.ok()) << sink->status;
+    Compare(name, estimated, sink->summary.peak_bytes);
   }
 
   static inline std::shared_ptr<LoadedModel> model_;

@@ -210,6 +210,73 @@ TEST_P(SweepTest, OneTokenPromptsAndIdenticalPrompts) {
   EXPECT_EQ(CostOf(plan).filled_cells, static_cast<uint64_t>(arch().layers));  // all cells of the pair without a difference
 }
 
+// The source run begins behind the tokens that it shares with its base run, beside it in one batch, and nothing is read of it in front.
+TEST_P(SweepTest, TheCommonFrontIsRunOnce) {
+  SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kAttnOut), api::SweepCell::kPatch, {}};
+  plan.grid.groups = 9;
+  plan.pairs = {RandomPair(9, 6, 8), RandomPair(9, 6, 4), RandomPair(9, 0, 8), RandomPair(9, 9, 8), RandomPair(9, 6, 8)};
+  run::EditPlan edit;
+  edit.place = {model::Site::kEmbed, 0, {3}, {}, {}};
+  edit.edit = intervention::Zero{};
+  plan.pairs[4].base_edits = {edit};
+  const std::vector<int64_t> begins = {6, 4, 0, 8, 3};  // the tokens, a metric, nothing in common, the last position, an edit
+  const Piece piece = PlanPiece(plan, 0);
+  std::map<uint32_t, size_t> base, source;
+  uint64_t tokens = 0;
+  for (size_t i = 0; i < piece.rows.size(); ++i) {
+    if (piece.rows[i].is == Piece::Row::Is::kBase) base[piece.rows[i].pair] = i;
+    if (piece.rows[i].is == Piece::Row::Is::kSource) source[piece.rows[i].pair] = i;
+    tokens += static_cast<uint64_t>(piece.plan.rows[i].lines());
+  }
+  for (uint32_t pair = 0; pair < begins.size(); ++pair) {
+    const run::RowPlan& row = piece.plan.rows[source.at(pair)];
+    EXPECT_EQ(row.first(), begins[pair]) << pair;
+    EXPECT_FALSE(row.joins().has_value());
+    for (const run::KeepPlan& keep : row.keeps) EXPECT_EQ(keep.place.positions.front(), row.first());
+    EXPECT_EQ(piece.plan.rows[base.at(pair)].first(), 0);
+  }
+  const auto sink = Run(plan);
+  ASSERT_TRUE(sink->status.ok()) << sink->status;
+  EXPECT_EQ(sink->summary.tokens, tokens);
+  plan.pairs.pop_back();  // the slow way knows no edits
+  ExpectExact(plan);
+}
+
+// Base and source run are in one batch, however many pairs there are and however their lengths are ordered.
+TEST_P(SweepTest, SourceRunsAreInTheBatchesOfTheirBaseRuns) {
+  SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kAttnOut), api::SweepCell::kPatch, {}};
+  plan.grid.groups = 1;
+  for (int64_t i = 0; i < 80; ++i) {
+    Pair pair = RandomPair(20 + i % 20, 5 + i % 9, 19);
+    pair.groups = {{19}};
+    if (i % 3 == 0) {  // the source is longer
+      pair.source_ids.push_back(1);
+      pair.source_metrics = {Metric("end", 20), Metric("before", 19)};
+    }
+    plan.pairs.push_back(pair);
+  }
+  const Piece piece = PlanPiece(plan, 0);
+  size_t seen = 0;
+  for (const std::vector<size_t>& batch : piece.plan.Batches()) {
+    int64_t lines = 0;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const run::RowPlan& row = piece.plan.rows[batch[i]];
+      lines += row.lines();
+      ++seen;
+      if (i > 0) {
+        const run::RowPlan& before = piece.plan.rows[batch[i - 1]];
+        EXPECT_LE(std::pair(before.length(), before.first()), std::pair(row.length(), row.first()));
+      }
+      if (row.fork && row.fork->at == run::Point{}) {
+        EXPECT_THAT(batch, testing::Contains(piece.plan.trunks[row.fork->trunk].row));
+      }
+    }
+    EXPECT_LE(lines, run::kBatchTokens);
+  }
+  EXPECT_EQ(seen, piece.plan.rows.size());
+  ExpectExact(plan);
+}
+
 // A long sweep runs in pieces; every cell comes once.
 TEST_P(SweepTest, ManyPairs) {
   SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kResidPre), api::SweepCell::kPatch, {}};
@@ -254,6 +321,23 @@ TEST_P(SweepTest, FinishedAndChosenTwins) {
   }
 }
 
+using LongSweepTest = SweepTest;
+
+// Rows with many queries behind a front attend by another kernel than short ones.
+TEST_P(LongSweepTest, ManyPositionsBehindTheCommonFront) {
+  for (const int64_t common : {70, 12, 140}) {
+    SweepPlan plan{
+        offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, model::Site::kResidMid), api::SweepCell::kPatch, {}};
+    plan.grid.layers = {0, arch().layers - 1};
+    Pair pair = RandomPair(150, common, 147);
+    pair.groups = {{common}, {common, common + 5, 146}};
+    plan.grid.groups = 2;
+    plan.pairs = {pair};
+    ExpectExact(plan);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Llama, LongSweepTest, testing::Values(+[](at::Device) { return model::MediumLlama(); }));
 INSTANTIATE_TEST_SUITE_P(Families, SweepTest, testing::Values(&model::TinyLlama, &model::TinyGpt2));
 
 }  // namespace
