@@ -54,3 +54,14 @@ def assert_vectors_alike(got: np.ndarray, expected: Tensor | np.ndarray, limit: 
     assert (1 - cosine).max() <= limit, f"{what}: 1 - cosine is {(1 - cosine).max():.3g}, at most {limit:g} is allowed"
     ratio = np.abs(lengths[0] / lengths[1] - 1).max()
     assert ratio <= limit, f"{what}: a vector's length is off by {ratio:.3g} of it, at most {limit:g} is allowed"
+
+
+def compared(kind: str, reference: Tensor, last: Tensor) -> float:
+    """KL(reference || cell), Jensen-Shannon, Euclidean distance of logits; nats."""
+    p, q = reference.softmax(-1), last.softmax(-1)
+    if kind == "l2":
+        return float((reference - last).norm())
+    if kind == "kl":
+        return float((p * (p / q).log()).sum())
+    m = (p + q) / 2
+    return float(((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2)

@@ -7,23 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from .compare import TINY
+from .compare import TINY, compared
 from .reference import trace
 from .slow_paths import Node, slow_path
 
 CLEAN, CORRUPT = [0, 17, 42, 9, 42, 8, 133, 299], [0, 17, 42, 250, 42, 7, 133, 299]
 MODELS = ["gqa-tied-sharded", "two"]
-
-
-def compared(kind: str, reference: torch.Tensor, last: torch.Tensor) -> float:
-    """KL(reference || cell), Jensen-Shannon, Euclidean distance of logits; nats."""
-    p, q = reference.softmax(-1), last.softmax(-1)
-    if kind == "l2":
-        return float((reference - last).norm())
-    if kind == "kl":
-        return float((p * (p / q).log()).sum())
-    m = (p + q) / 2
-    return float(((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2)
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from .compare import TINY
+from .compare import TINY, compared
 from .reference import Trace, Weights, trace
 from .slow_edits import by_position, like_site
 
@@ -34,10 +34,11 @@ def difference(logits: torch.Tensor) -> float:
 
 
 METRIC = fs.metrics.logit_diff(RIGHT, WRONG)
+TOKEN = 5
 
 
-def slow_cell(w: Weights, base: list[int], source: Trace, sites: list[str], places, heads, units, mapped=None) -> float:
-    """The base run with the source's values at the places (positions of the base), heads and units of these hook points (None: all)."""
+def slow_cell(w: Weights, base: list[int], source: Trace, sites: list[str], places, heads, units, mapped=None, read=difference):
+    """`read` of the logits of the base run with the source's values at the places (positions of the base), heads and units of these hook points (None: all)."""
 
     def edit(name: str, value: torch.Tensor) -> torch.Tensor:
         if name not in sites:
@@ -51,7 +52,7 @@ def slow_cell(w: Weights, base: list[int], source: Trace, sites: list[str], plac
                     out[p, h, chosen] = lender[there, h, chosen]
         return like_site(name, out, value.shape)
 
-    return difference(trace(w, base, edit).logits)
+    return read(trace(w, base, edit).logits)
 
 
 def heads_of(w: Weights, site: str) -> int:
@@ -196,8 +197,28 @@ def test_many_pairs_with_their_own_answers(client, exact):
     assert np.array_equal(diff.normalized, normalized)
 
 
+METRICS = [
+    lambda of: of.logits(TOKEN),
+    lambda of: of.prob(TOKEN),
+    lambda of: of.logprob(TOKEN),
+    lambda of: of.cross_entropy(TOKEN),
+    lambda of: of.kl(),
+    lambda of: of.js(),
+]
+
+
+def slow_metric(name: str, logits: torch.Tensor, base: torch.Tensor) -> float:
+    """By the metric's own name; `base` are the last logits of the base run."""
+    if name == METRIC.name:
+        return difference(logits)
+    last, logprobs = logits[-1], logits[-1].log_softmax(-1)
+    if name in ("kl", "js"):
+        return compared(name, base, last)
+    return float({"logits": last, "prob": logprobs.exp(), "logprob": logprobs, "cross_entropy": -logprobs}[name][TOKEN])
+
+
 def test_the_plan_never_changes_a_value(client, exact):
-    """Random prompts, lengths, sites, axes and directions against the slow way."""
+    """Random prompts, lengths, sites, axes, directions and metrics against the slow way."""
     rng = np.random.default_rng(20261125)
     names = ["gqa-tied-sharded", "two", "deep", "rope-bands-new", "two-unscaled-silu"]
     for round_ in range(120):
@@ -221,14 +242,17 @@ def test_the_plan_never_changes_a_value(client, exact):
         clean, corrupt = (base, source_ids) if noise else (source_ids, base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fs.FluoroscopeWarning)  # both prompts may be the same
-            got = model.sweep(clean, corrupt, site, over, METRIC, direction="noise" if noise else "denoise", positions=positions,
+            kinds = [METRIC, *(METRICS[int(i)](fs.metrics) for i in rng.choice(len(METRICS), 2, replace=False))]
+            got = model.sweep(clean, corrupt, site, over, kinds, direction="noise" if noise else "denoise", positions=positions,
                               source_positions=mapped, window=window)  # fmt: skip
-        source = trace(w, source_ids)
+        source, base_logits = trace(w, source_ids), trace(w, base).logits[-1]
         sizes = {"layer": range(len(w.layers)), "head": range(heads_of(w, site)), "position": positions}
         slow = []
         for cell in itertools.product(*(sizes[axis] for axis in over)):
             at = dict(zip(over, cell, strict=True))
             layers = [f"blocks.{layer}.{site}" for layer in range(at["layer"], min(at["layer"] + window, len(w.layers)))]
-            slow.append(slow_cell(w, base, source, layers, [at["position"]], [at["head"]] if has_heads else None, None, mapped))
-        worst = np.abs(got.values - np.reshape(slow, got.values.shape)).max()
-        assert worst <= LIMIT, (round_, name, site, over, worst)
+            read = lambda logits: [slow_metric(kind.name, logits, base_logits) for kind in kinds]  # noqa: E731
+            slow.append(slow_cell(w, base, source, layers, [at["position"]], [at["head"]] if has_heads else None, None, mapped, read))
+        for i, kind in enumerate(kinds):
+            worst = np.abs(got[kind].values - np.reshape([cell[i] for cell in slow], got[kind].values.shape)).max()
+            assert worst <= LIMIT, (round_, name, site, over, kind.name, worst)

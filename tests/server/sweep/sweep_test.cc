@@ -81,7 +81,8 @@ class SweepTest : public testing::TestWithParam<std::shared_ptr<const model::Mod
     return grid;
   }
 
-  std::shared_ptr<SweepSinkForTest> Run(SweepPlan plan) const {
+  template <typename Plan>  // SweepPlan or Pieces
+  std::shared_ptr<SweepSinkForTest> Run(Plan plan) const {
     static obs::Metrics metrics;
     api::SweepHeader header;
     header.metrics = {"end", "before"};
@@ -289,6 +290,35 @@ TEST_P(SweepTest, ManyPairs) {
   for (uint32_t pair : {0u, 255u, 256u, 599u})
     for (uint32_t cell = 0; cell < plan.grid.cells(); ++cell)
       EXPECT_NEAR(sink->values.at({pair, cell})[0], SlowCell(plan.pairs[pair], plan.grid.At(cell))[0], 1e-5);
+}
+
+// However small the pieces are in which a sweep is planned, and whether rows share batches or each has its own.
+TEST_P(SweepTest, NeitherPiecesNorBatchesChangeAValue) {
+  for (const model::Site site : {model::Site::kResidPre, model::Site::kMlpOut, model::Site::kRotK}) {
+    SweepPlan plan{offered_->model, GridOver({SweepAxis::kLayer, SweepAxis::kPosition}, site), api::SweepCell::kPatch, {}};
+    plan.grid.groups = 9;
+    plan.pairs = {RandomPair(9, 0, 8), RandomPair(9, 3, 5), RandomPair(9, 8, 8)};
+    const auto whole = Run(plan);
+    for (const size_t rows : {1, 2, 5, 17, 8192}) {
+      for (const bool isolated : {false, true}) {
+        Pieces pieces = PiecesOf(plan);
+        size_t planned = 0;
+        pieces.plan = [made = std::move(pieces.plan), rows, isolated, &planned](size_t begin, size_t) {
+          Piece piece = made(begin, rows);
+          piece.plan.isolated = isolated;
+          ++planned;
+          return piece;
+        };
+        const auto parts = Run(std::move(pieces));
+        ASSERT_TRUE(parts->status.ok()) << parts->status;
+        EXPECT_EQ(planned > 1, rows < 100) << rows;
+        ASSERT_EQ(parts->values.size(), whole->values.size());
+        for (const auto& [key, values] : parts->values)
+          for (size_t i = 0; i < values.size(); ++i)
+            EXPECT_NEAR(values[i], whole->values.at(key)[i], 1e-5) << rows << " rows, isolated " << isolated << ", cell " << key.second;
+      }
+    }
+  }
 }
 
 TEST_P(SweepTest, TwoHeadsAtOnce) { ExpectExact(HeadPairs({RandomPair(5, 1, 3), RandomPair(5, 5, 0)})); }
