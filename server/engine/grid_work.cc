@@ -26,9 +26,13 @@ template <typename Built>
 GridPlan PlanOfBuilt(Built built, const LoadedModel& model, const config::ServerConfig& config) {
   Complete(built.header, built.hash, model, config);
   const auto plan = std::make_shared<decltype(built.plan)>(std::move(built.plan));
-  return {std::move(built.header), std::move(built.warnings), [plan](sweep::FinishedCells finished) {
+  const uint64_t peak_bytes = built.header.cost.peak_bytes;
+  return {std::move(built.header), std::move(built.warnings), [plan, peak_bytes](sweep::FinishedCells finished) {
+            const bool resumed = finished.count() > 0;
             plan->finished = std::move(finished);
-            return sweep::PiecesOf(std::move(*plan));
+            sweep::Pieces pieces = sweep::PiecesOf(std::move(*plan));
+            if (resumed) pieces.fits = peak_bytes;  // of whole grids: of few cells for each pair, many more pairs would go into one piece
+            return pieces;
           }};
 }
 

@@ -1,9 +1,12 @@
 #include "run/layers_peak.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
+#include "model/line_kernels.h"
 #include "model/short_attention.h"
 #include "model/sites.h"
 #include "run/sizes.h"
@@ -169,7 +172,10 @@ class Lines {
 // How rows attend: side by side in groups of equal positions, those with few queries whatever their prefix.
 struct Groups {
   Groups(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
-    const auto is_short = [&](const RowPlan& row) { return element_size == 4 && row.lines() <= model::kMaxShortQueries; };
+    const model::Model& model = *plan.model;
+    const bool has_kernels = model::HasLineKernels(model.device, model.dtype);
+    const bool packs = model.device.is_cpu() && model.dtype == at::kBFloat16;  // LibTorch copies keys and values for its products
+    const auto is_short = [&](const RowPlan& row) { return has_kernels && row.lines() <= model::kMaxShortQueries; };
     const RowPlan* before = nullptr;
     int64_t rows = 0;  // of the group
     for (const size_t index : batch) {
@@ -181,14 +187,16 @@ struct Groups {
         ++count;
         rows = 0;
       }
-      if (row.first() == 0 || is_short(row)) continue;
+      if (is_short(row)) continue;
+      const int64_t keys = 2 * ++rows * row.length() * model.arch.kv_size() * element_size;
+      int64_t bytes = packs ? keys : 0;
       // Keys and values, those of the prefix in front of each row's own; and the mask, also as numbers.
-      const int64_t keys = 2 * ++rows * row.length() * plan.model->arch.kv_size() * element_size;
-      behind_prefix = std::max(behind_prefix, keys + row.lines() * row.length() * (2 + element_size));
+      if (row.first() > 0) bytes += keys + row.lines() * row.length() * (2 + element_size);
+      beside = std::max(beside, bytes);
     }
   }
   int64_t count = 0;
-  int64_t behind_prefix = 0;  // bytes: the most that a group of rows behind a prefix holds besides
+  int64_t beside = 0;  // bytes: the most that a group holds while it attends, beside what is there for each token
 };
 
 // One batch's way through the layers, in elements of the model's dtype where nothing else is said.
@@ -206,15 +214,16 @@ class Layers {
     copies_ = trunks.size() > 1 ? 3 : 2;
   }
 
-  // Of all moments at which nobody looks: bytes.
-  int64_t WidestBytes() const {
+  // Of all moments at which nobody looks: bytes. `edited`: by layer, those of edited heads that live beside the matrix they are a part of.
+  int64_t WidestBytes(const std::vector<int64_t>& edited) const {
     int64_t most = 3 * tokens_ * arch_.d_model * element_size_;  // rows that join: the residual, theirs, and both in one
     for (int64_t layer = 0; layer < lines_.layers(); ++layer) {
       const Tokens& tokens = lines_.In(layer, Part::kAttention);
       const int64_t attended = Of(tokens, widths_.attended + joined_, Reading(tokens));
       const int64_t attending = Of(tokens, widths_.attended - arch_.d_model, Reading(tokens));  // what follows is not there yet
       const int64_t mlp = Of(lines_.In(layer, Part::kMlp), std::max(widths_.activated, widths_.added), 0);
-      most = std::max({most, attended * element_size_, attending * element_size_ + groups_.behind_prefix, mlp * element_size_});
+      most = std::max({most, attended * element_size_ + edited[static_cast<size_t>(layer)],
+                       attending * element_size_ + groups_.beside + edited[static_cast<size_t>(layer)], mlp * element_size_});
     }
     return most;
   }
@@ -266,12 +275,30 @@ class Layers {
   int64_t tokens_ = 0, joined_ = 0, copies_ = 2;
 };
 
+// By layer: an edited q, k or v is a copy that lives until the rows have attended; rotation ends it earlier, being another copy.
+std::vector<int64_t> EditedHeads(const RunPlan& plan, const std::vector<size_t>& batch, const Layers& layers, int64_t element_size) {
+  const Architecture& arch = plan.model->arch;
+  std::map<std::pair<int64_t, Site>, int64_t> copies;
+  for (const size_t index : batch) {
+    const RowPlan& row = plan.rows[index];
+    for (const EditPlan& edit : row.edits) {
+      const Site site = edit.place.site;
+      const bool lives_on =
+          site == Site::kV || ((site == Site::kQ || site == Site::kK) && arch.positions != model::PositionScheme::kRotary);
+      if (lives_on) copies[{edit.place.layer, site}] = layers.TokensAt(edit.place, row) * ElementsPerToken(site, row, arch) * element_size;
+    }
+  }
+  std::vector<int64_t> bytes(static_cast<size_t>(arch.layers));
+  for (const auto& [place, size] : copies) bytes[static_cast<size_t>(place.first)] += size;
+  return bytes;
+}
+
 }  // namespace
 
 int64_t LayersBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size, int64_t largest_keep) {
   const Architecture& arch = plan.model->arch;
   const Layers layers(plan, batch, element_size);
-  int64_t most = layers.WidestBytes();
+  int64_t most = layers.WidestBytes(EditedHeads(plan, batch, layers, element_size));
   for (const size_t index : batch) {
     const RowPlan& row = plan.rows[index];
     const bool edits = !row.edits.empty();

@@ -73,7 +73,8 @@ void FastSweepRun::StartFast() {
     plan_.half->made = making_.Take();
     plan_.half->charge = std::move(charge_);
   }
-  charge_.reset();  // another run's twin is there
+  (void)making_.Take();  // where another run's twin is there: what was made of ours, and then its charge
+  charge_.reset();
   fast.model = plan_.half->made;
   fast_ = std::make_shared<CellRecorder>(*sink_, CellRecorder::As::kCells);
   run_ = std::make_unique<SweepRun>(std::move(fast), header_, std::vector<std::string>(), fast_, metrics_, arrived_);
@@ -89,7 +90,9 @@ void FastSweepRun::StartExact() {
   const auto plan = [this](FinishedCells finished) {
     SweepPlan exact = plan_.sweep;
     exact.finished = std::move(finished);
-    return PiecesOf(std::move(exact));
+    Pieces pieces = PiecesOf(std::move(exact));
+    pieces.fits = header_.cost.peak_bytes;  // which is of whole grids: of chosen cells, many more pairs would go into one piece
+    return pieces;
   };
   exact_ = std::make_unique<ExactRun>(plan, plan_.sweep.pairs.size(), changes, plan_.check, header_, *sink_, metrics_);
 }

@@ -33,8 +33,8 @@ bool Pair::Edited(int64_t position) const {
   return false;
 }
 
-Piece Pieces::Plan(size_t begin) const {
-  Piece piece = plan(begin, kMaxPieceRows);
+Piece Pieces::Plan(size_t begin, size_t max_rows) const {
+  Piece piece = plan(begin, max_rows);
   if (fits == std::numeric_limits<uint64_t>::max()) return piece;
   for (size_t rows = piece.rows.size() / 2; rows > 0 && run::CostOf(piece.plan).peak_bytes > fits; rows /= 2) piece = plan(begin, rows);
   return piece;

@@ -43,8 +43,8 @@ struct Pieces {
   // Bytes that the run of a piece may take. One that would take more is made smaller, down to the smallest.
   uint64_t fits = std::numeric_limits<uint64_t>::max();
 
-  // The piece that is run from `begin` on.
-  Piece Plan(size_t begin) const;
+  // The piece that is run from `begin` on; of at most about `max_rows`.
+  Piece Plan(size_t begin, size_t max_rows = kMaxPieceRows) const;
 
   // The first place from `place` on whose cell is to be run; `cells` when there is none.
   size_t Next(size_t place) const {

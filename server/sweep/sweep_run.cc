@@ -1,5 +1,7 @@
 #include "sweep/sweep_run.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "obs/metrics.h"
@@ -57,7 +59,9 @@ bool SweepRun::StepPiece() {
 }
 
 void SweepRun::StartPiece() {
-  piece_ = pieces_.Plan(next_cell_);
+  piece_ = pieces_.Plan(next_cell_, most_rows_);
+  // Where pieces are cut to fit, the next one is not planned much larger than the last: planning takes time too.
+  if (pieces_.fits != std::numeric_limits<uint64_t>::max()) most_rows_ = std::min(kMaxPieceRows, 2 * piece_.rows.size());
   values_.clear();
   base_.clear();
   source_.clear();

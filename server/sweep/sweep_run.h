@@ -66,7 +66,7 @@ class SweepRun final : public sched::Work {
   uint64_t tokens_ = 0;
 
   // The piece that is running; `run_` refers to `piece_` and `out_`.
-  size_t next_cell_ = 0;
+  size_t next_cell_ = 0, most_rows_ = kMaxPieceRows;
   Piece piece_;
   std::unique_ptr<run::ResultWriter> out_;
   std::unique_ptr<run::PlanRun> run_;

@@ -286,8 +286,9 @@ TEST_F(EstimateTest, SweepOfPromptsThatBeginAlike) {
         api::ToReference to;
         to.row = 1;
         request.metrics = {compares ? MetricOf(to, false) : MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};
-        CompareSweep(request, "sweep of " + std::string(site) + " over " + std::to_string(length) +
-                                  " tokens, common: " + std::to_string(common) + (compares ? ", with a comparison" : ""));
+        CompareSweep(*model_, request,
+                     "sweep of " + std::string(site) + " over " + std::to_string(length) + " tokens, common: " + std::to_string(common) +
+                         (compares ? ", with a comparison" : ""));
       }
     }
   }
@@ -307,7 +308,7 @@ TEST_F(EstimateTest, Sweep) {
       request.sites = {site};
       request.over = axes;
       request.metrics = {MetricOf(api::LogitDifference{{int64_t{3}}, {int64_t{4}}}, false)};
-      CompareSweep(request, std::string("sweep of ") + site + ", pairs: " + std::to_string(pairs));
+      CompareSweep(*model_, request, std::string("sweep of ") + site + ", pairs: " + std::to_string(pairs));
     }
   }
 }

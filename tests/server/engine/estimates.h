@@ -76,8 +76,8 @@ class EstimateTest : public testing::Test {
     EXPECT_GE(ratio, kMostUnder) << name << ": " << estimated << " bytes estimated, " << held << " held";
   }
 
-  void CompareSweep(const api::SweepRequest& request, const std::string& name) {
-    absl::StatusOr<BuiltSweep> built = BuildSweep(*model_, request, config::Limits());
+  void CompareSweep(const LoadedModel& model, const api::SweepRequest& request, const std::string& name) {
+    absl::StatusOr<BuiltSweep> built = BuildSweep(model, request, config::Limits());
     ASSERT_TRUE(built.ok()) << built.status();
     const uint64_t estimated = built->header.cost.peak_bytes;
     const auto sink = std::make_shared<SweepEnd>();
