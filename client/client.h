@@ -54,8 +54,8 @@ class Client {
   absl::StatusOr<std::vector<v1::ModelInfo>> ListModels() const;
   // The same with those that are not loaded, and what weights hold of the memory for them.
   absl::StatusOr<v1::ListModelsReply> ListAllModels() const;
-  // Waits until the model can be used, unless a call timeout says otherwise; the load goes on in any case. `dtype`: "f32", "bf16", "f16",
-  // or empty for the model's own.
+  // Waits until the model can be used. When a call timeout ends the waiting, it ends the load too, unless another caller waits for it.
+  // `dtype`: "f32", "bf16", "f16", or empty for the model's own.
   absl::StatusOr<v1::LoadModelReply> LoadModel(const std::string& model, const std::string& dtype = "") const;
   absl::StatusOr<v1::UnloadModelReply> UnloadModel(const std::string& model) const;
   absl::StatusOr<v1::GetModelReply> GetModel(const std::string& model) const;

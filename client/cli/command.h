@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -13,7 +14,7 @@ namespace fluoroscope::cli {
 
 struct Global {
   std::string target = "localhost:7070";
-  double timeout_s = 60;
+  std::optional<double> timeout_s;  // as given
   bool json = false;
   bool batch = false;
   std::string principal;  // whose jobs; empty: a random name

@@ -34,14 +34,15 @@ constexpr std::array<Colour, 11> kScale = {{{103, 0, 31},
 constexpr Colour kNoNumber = {128, 128, 128};
 constexpr size_t kMaxCell = 7, kNumberCell = 5, kMaxTextCell = 12, kMaxLabel = 24, kMaxLabelLines = 6;
 
-// Where on the scale, from 0 to its last step.
+// Where on the scale, from 0 to its last step; NaN where the value is no number, or the map's centre is none.
 double Share(const HeatMap& map, double value) {
-  return std::clamp((value - map.centre) / map.reach * 0.5 + 0.5, 0.0, 1.0) * (kScale.size() - 1);
+  const double share = (value - map.centre) / map.reach * 0.5 + 0.5;
+  return std::isnan(share) ? share : std::clamp(share, 0.0, 1.0) * (kScale.size() - 1);
 }
 
 Colour ColourOf(const HeatMap& map, double value) {
-  if (std::isnan(value)) return kNoNumber;
   const double share = Share(map, value);
+  if (std::isnan(share)) return kNoNumber;
   const size_t low = std::min(static_cast<size_t>(share), kScale.size() - 2);
   const double t = share - static_cast<double>(low);
   const Colour &a = kScale[low], &b = kScale[low + 1];
@@ -59,7 +60,8 @@ std::string On(const HeatMap& map, double value, Palette palette, std::string_vi
   const int ink = !light ? 231 : pale ? 248 : 16;
   if (palette == Palette::k24Bit)
     return fmt::format("\x1b[48;2;{:.0f};{:.0f};{:.0f};38;5;{}m{}", colour.red, colour.green, colour.blue, ink, text);
-  const int step = std::isnan(value) ? kNoNumber256 : kScale256[static_cast<size_t>(std::lround(Share(map, value)))];
+  const double share = Share(map, value);
+  const int step = std::isnan(share) ? kNoNumber256 : kScale256[static_cast<size_t>(std::lround(share))];
   return fmt::format("\x1b[48;5;{};38;5;{}m{}", step, ink, text);
 }
 constexpr std::string_view kReset = "\x1b[0m";

@@ -7,6 +7,7 @@
 
 #include "client/cli/command.h"
 #include "client/cli/heat_map.h"
+#include "client/cli/list_option.h"
 #include "client/cli/notation.h"
 #include "client/cli/output.h"
 #include "client/cli/predictions.h"
@@ -218,8 +219,8 @@ void AddLens(CLI::App& app, const Global& global, Action* action) {
       ->add_option("--site", options->site,
                    "What is read out: resid_post (the default), resid_pre, resid_mid, or anything with a residual vector, such as mlp_out")
       ->option_text("NAME");
-  command->add_option("--layers", options->layers, "Only these: 0,2,5-9; --layers=-1 is the last")->option_text("LIST");
-  command->add_option("--positions", options->positions, "Only these; --positions=-1 is the last")->option_text("LIST");
+  AddListOption(*command, "--layers", &options->layers, "Only these: 0,2,5-9; --layers=-1 is the last");
+  AddListOption(*command, "--positions", &options->positions, "Only these; --positions=-1 is the last");
   command->add_option("--top", options->top, "How many of the best tokens; the table shows them all where it is of one position (5)")
       ->check(CLI::Range(1u, 1000000u).description(""))
       ->option_text("K");

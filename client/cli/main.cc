@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <exception>
 
@@ -13,6 +14,8 @@ namespace fluoroscope::cli {
 namespace {
 
 enum ExitCode { kOk = 0, kFailed = 1, kUsage = 2, kNoServer = 3 };
+
+constexpr double kTimeout = 60;
 
 constexpr char kFooter[] = R"(
 Examples:
@@ -27,7 +30,7 @@ Examples:
 
 `fluoroscope COMMAND --help` explains a command. Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 no server answers.)";
 
-int Report(const absl::Status& status, const Global& global) {
+int Report(const absl::Status& status, const Global& global, double timeout_s) {
   if (status.ok()) return kOk;
   const bool colour = WantsColour(stderr);
   const std::string message(status.message());
@@ -41,7 +44,7 @@ int Report(const absl::Status& status, const Global& global) {
     return kNoServer;
   }
   if (status.code() == absl::StatusCode::kDeadlineExceeded)
-    fmt::print(stderr, "--timeout SECONDS gives it more time (now {:g}; 0: no limit).\n", global.timeout_s);
+    fmt::print(stderr, "--timeout SECONDS gives it more time (now {:g}; 0: no limit).\n", timeout_s);
   return kFailed;
 }
 
@@ -55,7 +58,7 @@ int Main(int argc, char** argv) {
   app.add_option("--target", global.target, "The server's gRPC address ($FLUOROSCOPE_TARGET, else localhost:7070)")
       ->envname("FLUOROSCOPE_TARGET")
       ->option_text("HOST:PORT");
-  app.add_option("--timeout", global.timeout_s, "How long one call may take (60); 0: no limit")
+  app.add_option("--timeout", global.timeout_s, "How long one call may take (60, and no limit for load); 0: no limit")
       ->check(CLI::Range(0.0, 1e6).description(""))
       ->option_text("SECONDS");
   app.add_flag("--batch", global.batch, "Let other callers' interactive calls go first");
@@ -85,14 +88,16 @@ int Main(int argc, char** argv) {
   }
   client::Options options;
   options.principal = global.principal;
-  options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(global.timeout_s * 1000));
+  // How long a model loads depends on its size, and a deadline that passes ends the load.
+  const double timeout_s = global.timeout_s.value_or(app.got_subcommand("load") ? 0 : kTimeout);
+  options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(std::ceil(timeout_s * 1000)));
   options.batch = global.batch;
   auto client = client::Client::Connect(global.target, options);
   absl::Status status = client.ok() ? action(*client) : client.status();
   // A full disk or a reader that went away shows only now.
   if (status.ok() && std::fflush(stdout) != 0)
     status = absl::DataLossError(absl::StrCat("cannot write the output: ", std::strerror(errno)));
-  return Report(status, global);
+  return Report(status, global, timeout_s);
 }
 
 }  // namespace

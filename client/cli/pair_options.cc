@@ -2,7 +2,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/align.h"
+#include "client/cli/list_option.h"
 #include "client/cli/notation.h"
+#include "client/cli/output.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -30,12 +32,9 @@ void AddPairOptions(CLI::App& command, PairOptions* o) {
 }
 
 void AddAlignOptions(CLI::App& command, PairOptions* o) {
-  command
-      .add_option(
-          "--source-positions", o->source_positions,
-          "For prompts of unequal length: for each position of the prompt that is run, the other's position whose value goes there, "
-          "-1 for none")
-      ->option_text("LIST");
+  AddListOption(command, "--source-positions", &o->source_positions,
+                "For prompts of unequal length: for each position of the prompt that is run, the other's position whose value goes there, "
+                "-1 for none");
   command.add_flag(
       "--align", o->align,
       "For prompts of unequal length: finds --source-positions. Equal stretches of tokens belong together, and so do stretches "
@@ -56,6 +55,10 @@ absl::Status FillPair(const PairOptions& options, v1::SweepPair* pair) {
 absl::Status FillMetric(const PairOptions& options, v1::Metric* metric) {
   const std::string kind = !options.metric.empty() ? options.metric : options.foils.empty() ? "logits" : "logit_diff";
   metric->set_name(kind);
+  for (const auto* tokens : {&options.answers, &options.foils})
+    for (const std::string& token : *tokens)
+      if (!IsUtf8(token))
+        return absl::InvalidArgumentError(tokens == &options.answers ? "--answer: not UTF-8 text" : "--foil: not UTF-8 text");
   if (kind == "logit_diff") {
     if (options.foils.empty()) return absl::InvalidArgumentError("--metric logit_diff needs a --foil to compare the answer with");
     FillTokens(options.answers, metric->mutable_logit_difference()->mutable_right());

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/list_option.h"
 #include "client/cli/notation.h"
+#include "client/cli/output.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -29,6 +31,7 @@ class Ends {
   // One entry of the list: parts joined by + act together, and may have a name; a word for many parts gives a place for each of them unless
   // they act together.
   absl::Status Read(const std::string& text, const std::string& positions, google::protobuf::RepeatedPtrField<v1::PathEnd>* ends) const {
+    if (!IsUtf8(text)) return absl::InvalidArgumentError(absl::StrCat(senders_ ? "--senders" : "--receivers", ": not UTF-8 text"));
     const size_t equals = text.find('=');
     const bool named = equals != std::string::npos;
     const std::vector<std::string> words = absl::StrSplit(named ? text.substr(equals + 1) : text, '+');
@@ -134,9 +137,8 @@ void AddPathOptions(CLI::App& command, PathOptions* o) {
   };
   way("--mlps", &o->mlps, "recompute (default), so that paths through MLPs count, or freeze");
   way("--norms", &o->norms, "The same for the scales of the norms: recompute (default) or freeze");
-  command.add_option("--sender-positions", o->sender_positions, "Where senders are changed; --sender-positions=-1 is the last (all)")
-      ->option_text("LIST");
-  command.add_option("--receiver-positions", o->receiver_positions, "Where receivers listen (all)")->option_text("LIST");
+  AddListOption(command, "--sender-positions", &o->sender_positions, "Where senders are changed; --sender-positions=-1 is the last (all)");
+  AddListOption(command, "--receiver-positions", &o->receiver_positions, "Where receivers listen (all)");
   AddAlignOptions(command, &o->pair);
 }
 

@@ -59,20 +59,18 @@ absl::StatusOr<Predictions> ReadPredictions(const std::vector<int64_t>& ids, con
 absl::Status AddTexts(const client::Client& client, const std::string& model, Predictions& predictions) {
   std::map<int64_t, std::string> texts;
   for (const Prediction& p : predictions) texts[p.id];
-  v1::TokenizeRequest request;
-  request.set_model(model);
-  for (const auto& [id, text] : texts) {
-    if (request.prompts_size() == 0 || request.prompts().rbegin()->tokens().ids_size() == kIdsAtOnce) request.add_prompts();
-    request.mutable_prompts()->rbegin()->mutable_tokens()->add_ids(id);
+  for (auto next = texts.begin(); next != texts.end();) {
+    v1::TokenizeRequest request;  // of one prompt: a server's limits.max_prompts allows at least that
+    request.set_model(model);
+    v1::TokenIds& ids = *request.add_prompts()->mutable_tokens();
+    for (auto id = next; id != texts.end() && ids.ids_size() < kIdsAtOnce; ++id) ids.add_ids(id->first);
+    const auto reply = client.Tokenize(request);
+    if (!reply.ok()) return reply.status();
+    if (reply->rows_size() != 1 || reply->rows(0).tokens_size() != ids.ids_size())
+      return absl::InternalError(
+          absl::StrCat("asked for the texts of ", ids.ids_size(), " tokens, the server sent another number of them"));
+    for (const std::string& text : reply->rows(0).tokens()) (next++)->second = text;
   }
-  const auto reply = client.Tokenize(request);
-  if (!reply.ok()) return reply.status();
-  auto next = texts.begin();
-  for (const v1::TokenizeReply::Row& row : reply->rows())
-    for (const std::string& text : row.tokens())
-      if (next != texts.end()) (next++)->second = text;
-  if (next != texts.end())
-    return absl::InternalError(absl::StrCat("asked for the texts of ", texts.size(), " tokens, the server sent fewer"));
   for (Prediction& p : predictions) p.token = texts.at(p.id);
   return absl::OkStatus();
 }

@@ -5,7 +5,9 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/list_option.h"
 #include "client/cli/notation.h"
+#include "client/cli/output.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -31,6 +33,7 @@ const Names& Kinds() {
 
 absl::Status FillGroups(const SweepOptions& options, v1::SweepRequest* request) {
   for (const std::string& group : options.groups) {
+    if (!IsUtf8(group)) return absl::InvalidArgumentError("--group: not UTF-8 text");
     const size_t equals = group.find('=');
     if (equals == std::string::npos || equals == 0)
       return absl::InvalidArgumentError(absl::StrCat("--group '", group, "' is not NAME=POSITIONS, such as subject=1,3"));
@@ -93,7 +96,7 @@ absl::StatusOr<v1::SweepRequest> MakeSweepRequest(const SweepOptions& options) {
 }
 
 void AddSweepOptions(CLI::App& command, SweepOptions* o) {
-  auto numbers = [&](const char* name, std::string* to, const char* text) { command.add_option(name, *to, text)->option_text("LIST"); };
+  auto numbers = [&](const char* name, std::string* to, const char* text) { AddListOption(command, name, to, text); };
   AddPairOptions(command, &o->pair);
   command
       .add_option(

@@ -135,7 +135,14 @@ sched::Work::Progress IdentityCheck::Step() {
 
 void IdentityCheck::Abort(absl::Status why) { Finish(std::move(why)); }
 
-void IdentityCheck::Finish(absl::StatusOr<IdentityErrors> result) { std::exchange(done_, nullptr)(std::move(result)); }
+// Whoever is told may count on the model's memory at once: nothing here, nor in the plan, may hold it any more. The executor lets go of
+// this work only later.
+void IdentityCheck::Finish(absl::StatusOr<IdentityErrors> result) {
+  forward_.reset();
+  collector_.reset();
+  model_.reset();
+  std::exchange(done_, nullptr)(std::move(result));
+}
 
 void IdentityCheck::CompareLayer(int64_t layer) {
   using model::Site;

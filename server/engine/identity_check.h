@@ -29,7 +29,8 @@ double IdentityTolerance(at::ScalarType dtype);
 // Which sites must not be served, and why, given these errors.
 std::map<model::Site, std::string> SitesRefusedFor(const IdentityErrors& errors, at::ScalarType dtype);
 
-// A forward of a short fixed prompt, followed by the comparison, layer by layer. `done` is called once, on the executor's thread.
+// A forward of a short fixed prompt, followed by the comparison, layer by layer. `done` is called once, on the executor's thread; the check
+// no longer holds the model then.
 class IdentityCheck final : public sched::Work {
  public:
   using Done = std::function<void(absl::StatusOr<IdentityErrors>)>;

@@ -24,8 +24,9 @@ void Report(LoadedModel& model, const IdentityErrors& errors) {
 absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics, CancelToken cancel,
                          std::function<void(absl::Status)> finished) {
   FS_ASSIGN_OR_RETURN(std::shared_ptr<IdentityCheck> check,
-                      IdentityCheck::Create(model, metrics, [model, finished](absl::StatusOr<IdentityErrors> errors) {
+                      IdentityCheck::Create(model, metrics, [model = model, finished](absl::StatusOr<IdentityErrors> errors) mutable {
                         if (errors.ok()) Report(*model, *errors);
+                        model.reset();  // whoever waits may want its memory
                         finished(errors.status());
                       }));
   sched::WorkInfo info = OwnWork("self-check", check->peak_bytes());

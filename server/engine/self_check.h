@@ -16,7 +16,8 @@ class Metrics;
 namespace fluoroscope::engine {
 
 // Queues an identity check of the model. Its errors become gauges, and refuse the sites whose identity fails; `finished` hears its end on
-// the executor's thread. Any thread; the references outlive the check. Who cancels it pokes the executor.
+// the executor's thread, when the check holds the model no more. Any thread; the references outlive the check. Who cancels it pokes the
+// executor.
 absl::Status SubmitCheck(const std::shared_ptr<LoadedModel>& model, sched::Executor& executor, obs::Metrics& metrics, CancelToken cancel,
                          std::function<void(absl::Status)> finished);
 

@@ -94,6 +94,13 @@ void StreamReactor::OnCancel() { Abort(call_.Cancel()); }
 
 void StreamReactor::OnDone() {
   call_.Record();
+  std::shared_ptr<MessageSource> source;
+  {
+    const std::lock_guard lock(mutex_);
+    source = std::move(source_);
+  }
+  // However the call ended: a source that threw would else wait for ever for what it holds to be sent, and its run would stay charged.
+  if (source != nullptr) source->Stop();
   self_.reset();
 }
 

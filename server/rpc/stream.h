@@ -27,7 +27,8 @@ class MessageSource {
   virtual ~MessageSource() = default;
   virtual Next Take(Call& call) = 0;  // must not block
   virtual void Sent() = 0;            // the message taken last has left
-  virtual void Stop() = 0;            // the reader is gone: drop everything, keep nothing from now on
+  // The call is over or its reader gone: drop everything, keep nothing from now on. Called once at least, whatever became of the call.
+  virtual void Stop() = 0;
 };
 
 // Writes what its source gives, one message at a time, and ends exactly once. Kept alive by gRPC (until OnDone) and by whoever may still

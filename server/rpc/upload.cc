@@ -57,11 +57,8 @@ void UploadReactor::End(const absl::Status& status) {
 
 absl::Status UploadReactor::Answer() {
   FS_ASSIGN_OR_RETURN(grpc::ByteBuffer reply, target_->End());
-  // A client that goes away at this very moment finds no call to end: whoever comes first decides.
-  if (ended_.exchange(true)) return absl::OkStatus();
   call_.AddReplyBytes(reply.Length());
   reply_->Swap(&reply);
-  Finish(call_.End(absl::OkStatus()));
   return absl::OkStatus();
 }
 
@@ -76,12 +73,15 @@ void UploadReactor::OnReadDone(bool ok) {
   }
   // Either the client has sent all, or it is gone: then OnCancel ends the call, and nothing half is kept.
   if (context_.IsCancelled()) return End(call_.Cancel());
-  const absl::Status status = Guarded([this] { return Answer(); });
-  if (!status.ok()) End(status);
+  // Whoever comes first ends the call, and that is decided before the target keeps anything: nothing is kept of an upload that another
+  // ends.
+  if (ended_.exchange(true)) return;
+  Finish(call_.End(Guarded([this] { return Answer(); })));
 }
 
 void UploadReactor::OnDone() {
   call_.Record();
+  target_.reset();  // others may hold this for a while yet; what the target holds goes before the server has shut down
   self_.reset();
 }
 

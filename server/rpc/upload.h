@@ -24,7 +24,7 @@ class MessageTarget {
 // Reads one message at a time, so that a client cannot send faster than its messages are taken, and ends exactly once: with the target's
 // answer, with its first error, at once when the client goes away, or with DEADLINE_EXCEEDED when no message came for
 // limits.upload_idle_seconds: what a target holds must not depend on a client that says nothing and set no deadline. The target lives until
-// no read is under way.
+// OnDone: no read is under way then.
 class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Watched {
  public:
   static std::shared_ptr<UploadReactor> Make(ServerState& state, grpc::CallbackServerContext& context, const char* method,
@@ -48,8 +48,7 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>, pu
       : context_(context), state_(state), call_(state, context, method), reply_(reply) {}
   void Read();
   std::chrono::seconds idle_limit() const { return std::chrono::seconds(state_.limits.upload_idle_seconds); }
-  absl::Status Take();
-  absl::Status Answer();
+  absl::Status Answer();  // has the target end, and fills the reply
 
   grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
   ServerState& state_;

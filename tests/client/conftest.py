@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,16 +27,15 @@ def run_cli(*arguments: str, target: str | None = None, stdin: str | bytes = b""
     return done
 
 
-@pytest.fixture(scope="session")
-def target(tmp_path_factory) -> str:
+@contextlib.contextmanager
+def serving(folder: Path, options: str) -> Iterator[str]:
     """The address of a server that holds SmolLM2."""
     for binary in (SERVER, CLI):
         assert binary.exists(), f"{binary} is missing: build the release preset, or set FLUOROSCOPE_SERVER and FLUOROSCOPE_CLI"
-    folder = tmp_path_factory.mktemp("server")
     config, ports, log = folder / "server.textproto", folder / "ports", folder / "server.log"
     path = fetch.fetch("smollm2-135m")
     config.write_text(f'models {{ name: "smollm2-135m" path: "{path}" }}\ngrpc_address: "127.0.0.1:0"\nhttp_address: "127.0.0.1:0"\n'
-                      f'jobs {{ directory: "{folder / "jobs"}" }}\n')  # fmt: skip
+                      f'{options}\n')  # fmt: skip
     with log.open("w") as output:
         command = [SERVER, "--config", config, "--port_file", ports]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
@@ -52,6 +53,13 @@ def target(tmp_path_factory) -> str:
     finally:
         server.terminate()
         server.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, f'jobs {{ directory: "{folder / "jobs"}" }}') as address:
+        yield address
 
 
 @pytest.fixture

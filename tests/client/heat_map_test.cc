@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "client/cli/notation.h"
 #include "client/cli/output.h"
@@ -58,6 +59,24 @@ TEST(HeatMapTest, ColoursAreRedWhiteBlue) {
   EXPECT_NE(cube.find("\x1b[48;5;88;38;5;231m"), std::string::npos);
   EXPECT_EQ(cube.find("48;2;"), std::string::npos);
   EXPECT_NE(Legend(Small(), Palette::k256).find("-1.00 \x1b"), std::string::npos);
+}
+
+TEST(HeatMapTest, WithoutAMiddleThereAreNoColours) {
+  HeatMap map = Small();
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double centre : {std::nan(""), infinity, -infinity}) {
+    map.centre = centre;
+    map.values = {-1, infinity, -infinity, std::nan("")};
+    for (const Palette palette : {Palette::k24Bit, Palette::k256}) {
+      const std::string text = Draw(map, palette, 80) + Legend(map, palette),
+                        grey = palette == Palette::k256 ? "\x1b[48;5;244;" : "128;128;128";
+      EXPECT_NE(text.find(grey), std::string::npos);
+      EXPECT_NE(Bare(text).find("-1.00"), std::string::npos);
+    }
+  }
+  map.centre = std::nan("");
+  for (const int step : {88, 231, 17})
+    EXPECT_EQ(Draw(map, Palette::k256, 80).find("\x1b[48;5;" + std::to_string(step) + ";"), std::string::npos) << "all are grey";
 }
 
 TEST(HeatMapTest, WideMapsComeInPieces) {

@@ -11,8 +11,10 @@ import fluoroscope as fs
 import numpy as np
 import pytest
 
-from .conftest import run_cli
+from .conftest import run_cli, serving
 from .test_cli import FRANCE, ok, on_a_terminal
+from .test_cli_paths import ASK as PATHS
+from .test_cli_sweep import ASK as SWEEP
 from .test_cli_sweep import bare
 
 ASK = ["lens", "smollm2-135m", FRANCE]
@@ -58,6 +60,18 @@ def test_json_is_the_sdks_result(cli, whole):
 )
 def test_every_option_asks_what_the_sdk_asks(cli, model, options, arguments):
     assert_same(json.loads(ok(cli(*ASK, "--json", *options))), model.logit_lens(FRANCE, **arguments))
+
+
+def test_the_least_server_is_enough(cli, tmp_path):
+    """The texts of many tokens are asked for one prompt at a time."""
+    ask = [*ASK, "--top", "20", "--json"]
+    with serving(tmp_path, "limits { max_prompts: 1 }") as target:
+        tight = json.loads(ok(run_cli(*ask, target=target)))
+    known = json.loads(ok(cli(*ask)))
+    texts = dict(zip(table(known, "id").ravel(), table(known, "token").ravel(), strict=True))
+    assert len(texts) > 2 * 64, "more than two requests"
+    found = dict(zip(table(tight, "id").ravel(), table(tight, "token").ravel(), strict=True))
+    assert found == {id: texts[id] for id in found}
 
 
 def test_csv_has_a_line_per_token(cli, whole):
@@ -108,6 +122,14 @@ def test_what_is_wrong_is_said(cli, arguments, words):
     assert (done.returncode, done.stdout) == (1, "")
     for word in words:
         assert word in done.stderr
+
+
+@pytest.mark.parametrize("command", [ASK, SWEEP, PATHS], ids=lambda command: command[0])
+def test_an_empty_list_does_not_mean_all(command):
+    for option in {"lens": ["--positions", "--layers"], "sweep": ["--positions", "--source-positions"], "path-patch": ["--sender-positions"]}[command[0]]:
+        done = run_cli(*command, option, "")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{option}: an empty list is not a list of numbers" in done.stderr
 
 
 def test_help_suffices():

@@ -102,6 +102,9 @@ def test_prompts_of_unequal_length(cli, model):
         (["--senders", "movers="], ["--senders: ''"]),
         (["--sender-positions", "x"], ["--sender-positions: 'x'"]),
         (["--csv", "--json"], ["exclude each other"]),
+        (["--senders", "caf\udce9=23.3"], ["fluoroscope: --senders: not UTF-8 text (INVALID_ARGUMENT)\n"]),
+        (["--receivers", "caf\udce9=logits"], ["fluoroscope: --receivers: not UTF-8 text (INVALID_ARGUMENT)\n"]),
+        (["--foil", "caf\udce9"], ["fluoroscope: --foil: not UTF-8 text (INVALID_ARGUMENT)\n"]),
     ],
 )
 def test_what_is_wrong_is_said(cli, arguments, words):
@@ -109,6 +112,7 @@ def test_what_is_wrong_is_said(cli, arguments, words):
     assert (done.returncode, done.stdout) == (1, "")
     for word in words:
         assert word in done.stderr
+    assert done.stderr.count("\n") == 1, "nobody else complains"
 
 
 def test_wrong_usage_and_help():

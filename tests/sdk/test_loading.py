@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fluoroscope as fs
+import grpc
 import numpy as np
 import pytest
+from fluoroscope._proto.v1.models_pb2 import LoadModelReply, LoadModelRequest
 from fluoroscope._proto.v1.server_pb2 import GetStatusRequest, ServerStatus
 
 FRANCE = "The capital of France is"
@@ -78,6 +81,78 @@ def test_asyncio(own):
             return info.name
 
     assert asyncio.run(go()) == "smollm2-135m"
+
+
+class Waiting(grpc.GenericRpcHandler):
+    """A server that has one method, LoadModel, and notes how long its callers give it. It answers at once, but a model called "large" never comes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.began, self.cancelled = threading.Event(), threading.Event()
+
+    def service(self, details):
+        assert details.method == "/fluoroscope.v1.Models/LoadModel"
+        return grpc.unary_unary_rpc_method_handler(self.load, LoadModelRequest.FromString, LoadModelReply.SerializeToString)
+
+    def load(self, request, context):
+        self.seconds[request.model] = context.time_remaining()
+        if request.model == "large":
+            over = threading.Event()
+            if context.add_callback(over.set):
+                self.began.set()
+                assert over.wait(60)
+            self.cancelled.set()
+        return LoadModelReply(info={"name": request.model})
+
+
+@pytest.fixture
+def waiting():
+    handler = Waiting()
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[handler])
+    handler.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield handler
+    server.stop(0).wait()
+
+
+def test_a_load_has_no_deadline_but_its_own(waiting):
+    """A deadline would end the load, so that a large model could never be loaded."""
+
+    def run(*arguments):
+        return subprocess.run([CLI, "--target", waiting.target, "load", *arguments], capture_output=True, text=True, timeout=60)
+
+    async def awaited():
+        async with fs.AsyncClient(waiting.target, timeout=60) as client:
+            await client.load_model("async")
+            await client.load_model("async-1000", timeout=1000)
+
+    with fs.Client(waiting.target, timeout=60) as client:
+        assert client.load_model("sync").name == "sync"
+        assert client.load_model("sync-1000", timeout=1000).name == "sync-1000"
+        with pytest.raises(fs.DeadlineExceededError):
+            client.load_model("large", timeout=0.2)
+    asyncio.run(awaited())
+    for name, options in {"cli": [], "cli-0": ["--timeout", "0"], "cli-1000": ["--timeout", "1000"]}.items():
+        assert run(name, *options).returncode == 0
+    late = run("large", "--timeout", "0.2")
+    assert late.returncode == 1 and "DEADLINE_EXCEEDED" in late.stderr and "(now 0.2; 0: no limit)" in late.stderr
+    for name in ("sync", "async", "cli", "cli-0"):
+        assert waiting.seconds[name] > 1e6, "none"
+    for name in ("sync-1000", "async-1000", "cli-1000"):
+        assert 900 < waiting.seconds[name] < 1100, "gRPC rounds what it sends"
+
+
+def test_a_task_that_is_cancelled_cancels_the_load(waiting):
+    async def go():
+        async with fs.AsyncClient(waiting.target) as client:
+            task = asyncio.create_task(client.load_model("large"))
+            await asyncio.to_thread(waiting.began.wait, 60)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await asyncio.to_thread(waiting.cancelled.wait, 60)
+
+    assert asyncio.run(go())
 
 
 def test_command_line(own):

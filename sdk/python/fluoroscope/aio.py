@@ -56,9 +56,9 @@ class AsyncClient:
         """As Client.models."""
         return await self._call(self._client.models)
 
-    async def load_model(self, name: str, dtype: str | None = None) -> ModelInfo:
-        """As Client.load_model. Cancelling the task ends the waiting, not the load."""
-        return await self._call(self._client.load_model, name, dtype)
+    async def load_model(self, name: str, dtype: str | None = None, *, timeout: float | None = None) -> ModelInfo:
+        """As Client.load_model. Cancelling the task cancels the call; unless another client waits for the model too, that ends the load."""
+        return await self._call(self._client.load_model, name, dtype, timeout=timeout)
 
     async def unload_model(self, name: str) -> bool:
         """As Client.unload_model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Generator, Iterator
@@ -62,13 +63,14 @@ class Client:
         """The models this server has in memory; `.others` are those that it could load. Printed, all with their state."""
         return list_models(self)
 
-    def load_model(self, name: str, dtype: str | None = None) -> ModelInfo:
+    def load_model(self, name: str, dtype: str | None = None, *, timeout: float | None = None) -> ModelInfo:
         """Has the server load a model, one of its configuration or of its model store, and waits until it can be used. Nothing to do when it is loaded.
         When all clients that wait for it have gone away, or their time is over, the load ends.
 
         Args:
           name: the model's name; `client.models()` shows which there are.
           dtype: "f32", "bf16" or "f16" casts. Default: the configuration's for this model, else the checkpoint's own.
+          timeout: seconds to wait. Default: no limit, even where the client has one for its calls: a large model may take longer than any of them.
 
         Raises:
           FailedPreconditionError: the server does not allow it (`allow_loading` in its configuration; a server of fs.serve does), or the model is loaded in
@@ -76,8 +78,9 @@ class Client:
           NotFoundError: there is no such model; with those that there are.
           ResourceExhaustedError: it does not fit the server's memory for weights; with both numbers and what could be unloaded.
           InvalidArgumentError: the checkpoint is broken.
+          DeadlineExceededError: it took longer than `timeout`.
         """
-        return load_model(self, name, dtype)
+        return load_model(self, name, dtype, timeout)
 
     def unload_model(self, name: str) -> bool:
         """Takes a model away from this server, for everybody: new requests are refused at once, those in flight go on to their end.
@@ -169,7 +172,9 @@ class Client:
             ctrl_c.cancel()  # does nothing once the stream has ended
 
     def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout
+        """What a call is given: None is the client's own, infinity none at all."""
+        seconds = self._timeout if timeout is None else timeout
+        return None if seconds == math.inf else seconds
 
     def __enter__(self) -> Client:
         return self
@@ -188,7 +193,8 @@ def connect(
 
     Args:
       target: its gRPC address, "host:port".
-      timeout: seconds after which any call of this client fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the server too.
+      timeout: seconds after which any call of this client but load_model fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the
+        server too.
       principal: a name for yourself, 1 to 128 of A-Z a-z 0-9 . _ -. The server shares itself out fairly between principals, and jobs belong to them: to find
         them again from another process, connect by the same name. It is no password. Default: $FLUOROSCOPE_PRINCIPAL, else a random one for this client.
       priority: "batch" lets other callers' interactive calls go first, in the queue and on the device: for long jobs that nobody waits for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,9 +62,11 @@ def list_models(client: Client) -> ModelList:
     return ModelList(map(ModelInfo.of, reply.models), others, reply.weights_bytes, reply.weights_budget_bytes)
 
 
-def load_model(client: Client, name: str, dtype: str | None) -> ModelInfo:
+def load_model(client: Client, name: str, dtype: str | None, timeout: float | None) -> ModelInfo:
     request = models_pb2.LoadModelRequest(model=name, dtype=dtype or "")
-    return ModelInfo.of(client.unary("/fluoroscope.v1.Models/LoadModel", request, models_pb2.LoadModelReply).info)
+    # A deadline would end the load: the client's own, meant for calls that compute, must not do so.
+    seconds = math.inf if timeout is None else timeout
+    return ModelInfo.of(client.unary("/fluoroscope.v1.Models/LoadModel", request, models_pb2.LoadModelReply, timeout=seconds).info)
 
 
 def unload_model(client: Client, name: str) -> bool:

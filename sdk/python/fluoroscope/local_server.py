@@ -172,7 +172,7 @@ def serve(
       arguments: further flags for fluoroscope-server.
       log: a file to append the server's log to. Default: a temporary file, `client.server.log_path`.
       timeout: seconds the server may take to become ready.
-      call_timeout: seconds that any call of the client may take. Default: no limit.
+      call_timeout: seconds that any call of the client but load_model may take. Default: no limit.
       principal: as in fs.connect; give one to find your jobs again when a later process serves again.
       jobs: a directory for jobs, which no other server may use at the same time. True: the first free one under `$FLUOROSCOPE_HOME/jobs` (0, 1, ...), so
         that one server after the other has the same and goes on with its unfinished jobs. False: no jobs.

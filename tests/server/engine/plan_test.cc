@@ -207,6 +207,30 @@ TEST(IdentityCheckTest, FindsABrokenModelAgainAndAgain) {
   }
 }
 
+// Whoever waits for the check may unload the model at once, and load it again into the memory that it had.
+TEST(IdentityCheckTest, HoldsNothingOfTheModelWhenItIsDone) {
+  obs::Metrics metrics;
+  for (const bool aborted : {false, true}) {
+    const std::shared_ptr<const LoadedModel> model = Offer(model::TinyLlama(at::kCPU));
+    const long offered = model.use_count(), weights = model->model.use_count();
+    std::vector<long> held;
+    const auto work = *IdentityCheck::Create(model, metrics, [&](absl::StatusOr<IdentityErrors> errors) {
+      EXPECT_EQ(errors.ok(), !aborted);
+      held = {model.use_count(), model->model.use_count()};
+    });
+    EXPECT_GT(model.use_count(), offered);
+    EXPECT_GT(model->model.use_count(), weights);
+    if (aborted) {
+      work->Step();
+      work->Abort(absl::CancelledError("by the test"));
+    } else {
+      while (work->Step() != sched::Work::Progress::kDone) {
+      }
+    }
+    EXPECT_EQ(held, (std::vector<long>{offered, weights}));
+  }
+}
+
 // Top tokens of more positions than one step unembeds still come as one tensor.
 TEST_F(PlanTest, TopTokensOfManyPositions) {
   auto model = std::make_shared<model::Model>(*model::TinyLlama());

@@ -12,10 +12,13 @@
 
 namespace fluoroscope::rpc {
 
-absl::StatusOr<std::unique_ptr<api::Upload>> FakeHandles::Put(const api::PutHeader& header, const api::CallContext&) {
+absl::StatusOr<std::unique_ptr<api::Upload>> FakeHandles::Put(const api::PutHeader& header, const api::CallContext& call) {
   class Counted final : public api::Upload {
    public:
-    Counted(FakeHandles& owner, uint64_t size) : owner_(owner), size_(size) { ++owner_.uploads; }
+    Counted(FakeHandles& owner, std::string model, uint64_t size, CancelToken cancel)
+        : owner_(owner), model_(std::move(model)), size_(size), cancel_(std::move(cancel)) {
+      ++owner_.uploads;
+    }
     ~Counted() override { --owner_.uploads; }
     absl::Status Append(uint64_t offset, std::span<const std::byte> bytes) override {
       if (offset != received_ || bytes.size() > size_ - received_) return absl::InvalidArgumentError("not what was announced");
@@ -24,6 +27,11 @@ absl::StatusOr<std::unique_ptr<api::Upload>> FakeHandles::Put(const api::PutHead
     }
     absl::StatusOr<api::Handle> Finish() override {
       if (received_ != size_) return absl::InvalidArgumentError("bytes are missing");
+      if (model_ == "throw_at_end") throw std::runtime_error("it threw at the end");
+      if (model_ == "cancelled") {
+        ++owner_.finishing;
+        while (!cancel_.cancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
       ++owner_.finished;
       api::Handle handle;
       handle.id = "0";
@@ -33,11 +41,13 @@ absl::StatusOr<std::unique_ptr<api::Upload>> FakeHandles::Put(const api::PutHead
 
    private:
     FakeHandles& owner_;
+    const std::string model_;
     const uint64_t size_;
+    const CancelToken cancel_;
     uint64_t received_ = 0;
   };
   if (header.model == "throw") throw std::runtime_error("it threw");
-  return std::make_unique<Counted>(*this, static_cast<uint64_t>(header.shape.front()) * sizeof(float));
+  return std::make_unique<Counted>(*this, header.model, static_cast<uint64_t>(header.shape.front()) * sizeof(float), call.cancel);
 }
 
 StreamEngine::~StreamEngine() {

@@ -17,7 +17,8 @@
 
 namespace fluoroscope::rpc {
 
-// Takes uploads of one f32 axis for any model and site and gives them one id, "0"; has no other handles.
+// Takes uploads of one f32 axis for any model and site and gives them one id, "0"; has no other handles. Model names: "throw" throws at the
+// header, "throw_at_end" at the end, and the end of "cancelled" waits until the call is.
 class FakeHandles final : public api::Handles {
  public:
   absl::StatusOr<std::unique_ptr<api::Upload>> Put(const api::PutHeader& header, const api::CallContext& call) override;
@@ -30,8 +31,9 @@ class FakeHandles final : public api::Handles {
   }
   absl::Status Delete(const std::string&, const api::CallContext&) override { return absl::UnimplementedError("no model here"); }
 
-  std::atomic<int> uploads{0};   // under way
-  std::atomic<int> finished{0};  // that became handles
+  std::atomic<int> uploads{0};    // under way
+  std::atomic<int> finishing{0};  // uploads that wait at their end
+  std::atomic<int> finished{0};   // that became handles
 };
 
 // Has one model, "stream", loaded; "other" can be loaded and unloaded.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "fluoroscope/v1/handles.grpc.pb.h"
 #include "gmock/gmock.h"
@@ -120,6 +121,44 @@ TEST_F(UploadTest, WhatIsThrownIsAnAnswer) {
   const grpc::Status status = call->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
   EXPECT_THAT(status.error_message(), HasSubstr("it threw"));
+}
+
+TEST_F(UploadTest, WhatIsThrownAtTheEndIsAnAnswer) {
+  auto call = Put();
+  call->Header(1, "throw_at_end");
+  call->Chunk(0, 4);
+  const grpc::Status status = call->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(status.error_message(), HasSubstr("it threw at the end"));
+  EXPECT_TRUE(NoneLeft());
+}
+
+// From its end on an upload is a success for the server, too: nothing is kept of one that it counts as an error.
+TEST_F(UploadTest, NobodyEndsTheCallBehindTheEndOfTheUpload) {
+  auto call = Put();
+  call->Header(1, "cancelled");
+  call->Chunk(0, 4);
+  call->writer->WritesDone();
+  while (loopback_.engine.fake_handles().finishing == 0) std::this_thread::yield();
+  call->context.TryCancel();
+  EXPECT_EQ(call->writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(NoneLeft());
+  EXPECT_EQ(loopback_.engine.fake_handles().finished, 1);
+  const std::string text = loopback_.metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("fluoroscope_rpcs_total{code=\"OK\",method=\"Handles.Put\"} 1"));
+}
+
+// What an upload holds belongs to an engine that may be gone once the server has shut down.
+TEST_F(UploadTest, NoneIsLeftWhenTheServerHasShutDown) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 8; ++i) {
+    calls.push_back(Put());
+    calls.back()->Header(1);
+  }
+  while (loopback_.engine.fake_handles().uploads < 8) std::this_thread::yield();
+  loopback_.server->Shutdown(std::chrono::milliseconds(0));
+  EXPECT_EQ(loopback_.engine.fake_handles().uploads, 0);
+  for (const auto& call : calls) EXPECT_FALSE(call->writer->Finish().ok());
 }
 
 TEST_F(UploadTest, ACancelledUploadIsDropped) {
