@@ -1,5 +1,6 @@
 #include "obs/process_metrics.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -61,6 +62,10 @@ std::vector<prometheus::MetricFamily> ProcessMetrics(const std::string& proc) {
                                   boot + field(22) / ticks));
     }
   }
+  // What the resident memory cannot tell apart: bytes that are held, and freed ones that the allocator has not given back.
+  const struct mallinfo2 heap = mallinfo2();
+  families.push_back(OneValue("process_heap_bytes", "Bytes allocated with malloc and not freed.", MetricType::Gauge,
+                              static_cast<double>(heap.uordblks + heap.hblkhd)));
 
   std::error_code error;
   const std::filesystem::directory_iterator open_fds(proc + "/self/fd", error);

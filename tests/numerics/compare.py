@@ -11,6 +11,13 @@ VECTOR = 2e-5  # real models: |a - b| / |b| of every token's vector
 LOGIT = 5e-4  # real models: largest absolute difference of a logit
 
 
+def rounding(expected: Tensor | np.ndarray) -> float:
+    """The largest difference between values in float64 and a run of them in float32: 1e-5, and where they are above 10, where one step of
+    float32 is a millionth already (9.5e-7), a millionth of the largest."""
+    finite = np.abs(as_array(expected)[np.isfinite(as_array(expected))])
+    return max(1e-5, 1e-6 * float(finite.max(initial=0)))
+
+
 def as_array(value: Tensor | np.ndarray) -> np.ndarray:
     return value.numpy() if isinstance(value, Tensor) else value
 

@@ -11,5 +11,4 @@ def test_a_mixed_load_is_answered_and_leaves_nothing_behind(tiny, tmp_path):
     assert not any(report.left.values()), report.text()
     assert {"ask: ok", "cancel: ok", "mistake: ok", "read_slowly: ok", "keep: ok"} <= report.calls.keys(), report.text()
     assert report.calls["ask: ok"] > 100 and report.merged > 20, report.text()
-    # Far below what any buffer that is not given back would add up to in thousands of calls.
-    assert report.growth()[0] < 30, report.text()
+    assert report.leaked() < 64, report.text()  # bytes for a call; in so short a run the server's own tables still grow. scripts/soak allows less

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -23,13 +25,29 @@ std::map<std::string, double> Values(const std::vector<prometheus::MetricFamily>
 
 TEST(ProcessMetricsTest, DescribesThisProcess) {
   const auto values = Values(ProcessMetrics());
-  EXPECT_EQ(values.size(), 6u);
+  EXPECT_EQ(values.size(), 7u);
   EXPECT_GT(values.at("process_resident_memory_bytes"), 1e6);
   EXPECT_GT(values.at("process_virtual_memory_bytes"), values.at("process_resident_memory_bytes"));
   EXPECT_GE(values.at("process_open_fds"), 3);
   EXPECT_GE(values.at("process_max_fds"), values.at("process_open_fds"));
   const double now = static_cast<double>(std::time(nullptr));
   EXPECT_NEAR(values.at("process_start_time_seconds"), now, 300);
+}
+
+TEST(ProcessMetricsTest, TheHeapIsWhatWasNotFreed) {
+  const auto heap = [] { return Values(ProcessMetrics()).at("process_heap_bytes"); };
+  if (heap() < 1000) GTEST_SKIP() << "a sanitizer's allocator is not glibc's";
+  constexpr size_t kSmall = 100, kMany = 10'000, kLarge = size_t{64} << 20;  // the large one is a mapping of its own
+  const double before = heap();
+  auto small = std::vector<std::unique_ptr<char[]>>(kMany);
+  for (auto& block : small) block = std::make_unique<char[]>(kSmall);
+  auto large = std::make_unique<char[]>(kLarge);
+  const double held = heap() - before;
+  EXPECT_GE(held, kMany * kSmall + kLarge);
+  EXPECT_LE(held, 1.5 * kMany * kSmall + kLarge);
+  small.clear();
+  large.reset();
+  EXPECT_NEAR(heap(), before, 100'000);
 }
 
 TEST(ProcessMetricsTest, AProcessNameWithBracketsAndSpacesIsNoTrap) {
