@@ -74,7 +74,7 @@ def test_heads_and_neurons(model):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"by": "layer"}, "by is 'layer'; 'component', 'head', 'neuron' are allowed"),
+        ({"by": "layer"}, "by: 'layer' is not one of 'component', 'head', 'neuron'"),
         ({"answer": " Mary John"}, r"' Mary John' is 2 tokens, not one: \[' Mary', ' John'\]"),
         ({"answer": [" Mary", " John"]}, "answer has 2 tokens for 1 prompts"),
         ({"top_k": 3}, "top_k is for the neurons of one prompt"),

@@ -10,6 +10,7 @@ from fluoroscope import options as keywords
 from fluoroscope._proto.v1 import inference_pb2
 from fluoroscope.chat import ChatTemplate, Message
 from fluoroscope.generate import METHOD, Generation
+from fluoroscope.indices import whole
 from fluoroscope.interventions import Intervention
 from fluoroscope.requests import Plan, Reduction
 from fluoroscope.results import Estimate
@@ -123,11 +124,10 @@ def _request(model: Generating, prompts: Prompts, max_new_tokens: int, options: 
     given = DEFAULTS | options
     numbers: Mapping[str, Any] = {name: given[name] for name in ("top_k", "samples", "top_logprobs")}
     for name, number in {"max_new_tokens": max_new_tokens, **numbers}.items():
-        if not 0 <= number < 2**32:
-            raise ValueError(f"{name} is {number}; it cannot be negative or over {2**32 - 1}")
+        whole(number, name)
     seed, stop = given["seed"], given["stop"]
-    if seed is not None and not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}; it must be from 0 to {2**64 - 1}")
+    if seed is not None:
+        whole(seed, "seed", 0, 2**64 - 1)
     capture = model._capture(given["names_filter"], given["positions"], given["layers"], given["heads"], given["reduction"])
     plan = model._build(
         prompts, interventions=given["interventions"], capture=capture, bos=given["bos"], parse_special_tokens=given["parse_special_tokens"],

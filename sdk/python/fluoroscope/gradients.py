@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fluoroscope._proto.v1 import plan_pb2, tensor_pb2
-from fluoroscope.metrics import Metric
+from fluoroscope.metrics import Metric, as_metrics
 
 if TYPE_CHECKING:
     from fluoroscope.requests import CaptureChoice
@@ -26,7 +26,7 @@ def with_gradients(metrics: Sequence[Metric], choices: Sequence[CaptureChoice]) 
         if choice.grad_of is None:
             continue
         if not isinstance(choice.grad_of, Metric):
-            raise ValueError(f"grad_of is {choice.grad_of!r}; use fs.metrics.logit_diff(right, wrong) or another of fs.metrics")
+            as_metrics([choice.grad_of], "grad_of")  # says what is wrong
         if choice.grad_of not in wanted:
             wanted.append(choice.grad_of)
     return wanted

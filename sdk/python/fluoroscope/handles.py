@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import handle_pb2, handles_pb2, tensor_pb2
 from fluoroscope.errors import FluoroscopeError, NotFoundError
-from fluoroscope.names import HookKey, hook_name
-from fluoroscope.selections import Positions, Prompts, as_ints, positions_message
+from fluoroscope.arrays import plain
+from fluoroscope.indices import from_start, whole
+from fluoroscope.names import HookKey, hook_name, is_layered
+from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message
 from fluoroscope.wire import NUMPY_DTYPES, read_reply
 
 if TYPE_CHECKING:
@@ -98,7 +100,8 @@ class Handle:
         """
         from fluoroscope.assemble import decode_bfloat16
 
-        request = handles_pb2.GetHandleRequest(handle=self.id, positions=positions_message(positions), heads=as_ints(heads), units=as_ints(units))
+        chosen = {what: from_start(as_ints(numbers, what), what, None) for what, numbers in (("heads", heads), ("units", units))}
+        request = handles_pb2.GetHandleRequest(handle=self.id, positions=positions_message(positions), **chosen)
         messages = self._client.stream(_SERVICE + "Get", request, timeout)
         try:
             reply = read_reply(messages, lambda header, dtype, shape: np.empty(shape, dtype))
@@ -109,7 +112,7 @@ class Handle:
 
     def renew(self, ttl: int = 600) -> None:
         """From now on it lives for `ttl` seconds more."""
-        request = handles_pb2.RenewHandleRequest(handle=self.id, ttl_seconds=ttl)
+        request = handles_pb2.RenewHandleRequest(handle=self.id, ttl_seconds=whole(ttl, "ttl", 1))
         self.ttl = self._client.unary(_SERVICE + "Renew", request, handles_pb2.RenewHandleReply).handle.seconds_left
 
     def delete(self) -> None:
@@ -210,12 +213,11 @@ def keep(
         raise ValueError("names_filter is empty: say which hook points to keep")
     plan = model._build(prompts, interventions=interventions, capture=capture, bos=bos, parse_special_tokens=parse_special_tokens, isolated=isolated)
     for message in plan.request.captures:
-        message.keep.ttl_seconds = ttl
+        message.keep.ttl_seconds = whole(ttl, "ttl", 1)
     reply, _ = model._call(plan, "float32", timeout)
     made = [Handle(model._client, message) for message in sorted(reply.handles, key=lambda message: message.row)]
     one_name = isinstance(names_filter, str) and not any(c in names_filter for c in "*?")
-    one_key = isinstance(names_filter, tuple) and len(names_filter) > 1 and isinstance(names_filter[1], int)
-    if plan.single and (one_name or one_key):
+    if plan.single and (one_name or is_layered(names_filter)):
         return made[0]
     return Handles(made, model.info.layers, plan.single)
 
@@ -239,10 +241,13 @@ def put(
         dtype = "f32" if name.endswith(("hook_scale", "hook_normalized")) else model.info.dtype
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; {', '.join(map(repr, _DTYPES))} and None (the hook point's own) are allowed")
-    array = _as_dtype(np.asarray(value), dtype)
+    if value is None:
+        raise ValueError("value is None; give an array of numbers")
+    array = _as_dtype(np.asarray(plain(value)), dtype)
+    chosen_heads, chosen_units = from_last(model.hooks(), [name], as_ints(heads, "heads"), as_ints(units, "units"))
     header = handles_pb2.PutHeader(
-        model=model.name, site=name, dtype=_DTYPES[dtype], shape=array.shape, positions=positions, token_ids=tokens, heads=as_ints(heads),
-        units=as_ints(units), ttl_seconds=ttl,
+        model=model.name, site=name, dtype=_DTYPES[dtype], shape=array.shape, positions=_from_0(positions, "positions"), token_ids=_from_0(tokens, "tokens"),
+        heads=chosen_heads, units=chosen_units, ttl_seconds=whole(ttl, "ttl", 1),
     )  # fmt: skip
 
     def parts() -> Iterator[handles_pb2.PutRequest]:
@@ -252,6 +257,10 @@ def put(
             yield handles_pb2.PutRequest(chunk=handles_pb2.PutChunk(offset=offset, data=bytes(data[offset : offset + _CHUNK])))
 
     return Handle(model._client, model._client.upload(_SERVICE + "Put", parts(), handles_pb2.PutRequest, handles_pb2.PutReply, timeout).handle)
+
+
+def _from_0(numbers: Sequence[int], what: str) -> tuple[int, ...]:
+    return from_start(as_ints(numbers, what), what, None)
 
 
 def list_handles(client: Client) -> list[Handle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,26 @@ class HookTable(Sequence[Hook]):
         behind = [hook.name for hook in usable if not hook.in_block and hook.name.startswith("ln_final")]
         inside = [hook.name.replace("{l}", str(layer)) for layer in range(self._layers) for hook in usable if hook.in_block]
         return before + inside + behind
+
+    def size_of(self, sites: Sequence[str], axis: str) -> tuple[int | None, str]:
+        """(how many places the "head" or "last" axis of these hook points has, " of ..." for messages): None when they do not all have the same number.
+        Names or globs."""
+        sizes: dict[int, str] = {}
+        for hook in self._hooks:
+            if not any(self._matches(hook, site) for site in sites):
+                continue
+            at = len(hook.axes) - 1 if axis == "last" else next((i for i, name in enumerate(hook.axes) if name.endswith("head")), None)
+            if at is not None:
+                sizes[hook.shape[at]] = hook.name
+        if len(sizes) == 1 and -1 not in sizes:
+            size, name = sizes.popitem()
+            return size, f" of {name if len(sites) > 1 or '*' in sites[0] else sites[0]}"
+        return None, " (" + ", ".join(f"{name} has {'as many as tokens' if size < 0 else size}" for size, name in sizes.items()) + ")" if sizes else ""
+
+    def _matches(self, hook: Hook, site: str) -> bool:
+        if "{l}" not in hook.name:
+            return fnmatch.fnmatchcase(hook.name, site)
+        return any(fnmatch.fnmatchcase(hook.name.replace("{l}", str(layer)), site) for layer in range(self._layers))
 
     @overload
     def __getitem__(self, key: int | str) -> Hook: ...

@@ -6,7 +6,7 @@ are float32 on the wire. Sources are prompts of their own that run once, without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
+from fluoroscope.arrays import plain
 from fluoroscope.handles import Handle
+from fluoroscope.indices import whole
 from fluoroscope.selections import At, Positions, Prompts, Where, as_at, as_ints, positions_message, tensor_message
+from fluoroscope.suggest import unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +102,7 @@ def mean(
     def make(rows: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(mean=plan_pb2.Mean(of_rows=plan_pb2.Mean.OfRows(rows=rows, positions=positions_message(positions))))
 
-    return Intervention("mean", as_at(where), f"reference={reference!r}", make, source=reference, pooled=True)
+    return Intervention("mean", as_at(where), f"reference={reference!r}", make, source=_prompts(reference, "reference"), pooled=True)
 
 
 def patch(
@@ -131,7 +134,7 @@ def patch(
     def make(sources: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(copy=_copy(sources[0], source_positions))
 
-    prompts = cast(Prompts, source)
+    prompts = _prompts(source, "source")
     return Intervention("patch", chosen, _from(source, source_positions), make, source=prompts, source_positions=source_positions)
 
 
@@ -154,17 +157,19 @@ def interpolate(where: Where, weight: float, *, source: Prompts, source_position
         return plan_pb2.Intervention(interpolate=plan_pb2.Interpolate(source=_copy(sources[0], source_positions), weight=weight))
 
     shown = f"{weight}, {_from(source, source_positions)}"
-    return Intervention("interpolate", as_at(where), shown, make, source=source, source_positions=source_positions)
+    prompts = _prompts(source, "source")
+    return Intervention("interpolate", as_at(where), shown, make, source=prompts, source_positions=source_positions)
 
 
 def resample(where: Where, sources: Prompts, *, seed: int, source_positions: Positions = None) -> Intervention:
     """Resample ablation: each prompt takes the value of one of the sources, drawn by `seed` and the prompt's number. All places of one intervention take
     from the same source."""
+    seed = whole(seed, "seed", 0, 2**64 - 1)
 
     def make(rows: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(resample=plan_pb2.Resample(rows=rows, seed=seed, positions=positions_message(source_positions)))
 
-    return Intervention("resample", as_at(where), f"{sources!r}, seed={seed}", make, source=sources, pooled=True)
+    return Intervention("resample", as_at(where), f"{sources!r}, seed={seed}", make, source=_prompts(sources, "sources"), pooled=True)
 
 
 def project_out(where: Where, directions: ArrayLike) -> Intervention:
@@ -194,7 +199,7 @@ def swap_subspace(
         for "mlp.hook_post", and the head's W_O for "attn.hook_z" with exactly one head. `model.subspace_effects` compares all three.
     """
     if part not in _PARTS:
-        raise ValueError(f"part is {part!r}; {', '.join(map(repr, _PARTS))} are allowed")
+        raise ValueError(unknown("part", part, _PARTS))
     message = _directions(directions)
 
     def make(sources: Sequence[int]) -> plan_pb2.Intervention:
@@ -202,12 +207,14 @@ def swap_subspace(
         return plan_pb2.Intervention(swap_subspace=swap)
 
     shown = f"{_array(directions)}, {_from(source, source_positions)}" + (f", part={part!r}" if part != "whole" else "")
-    return Intervention("swap_subspace", as_at(where), shown, make, source=source, source_positions=source_positions)
+    prompts = _prompts(source, "source")
+    return Intervention("swap_subspace", as_at(where), shown, make, source=prompts, source_positions=source_positions)
 
 
 def noise(where: Where, stddev: float, *, seed: int) -> Intervention:
     """Adds Gaussian noise. A number depends only on the seed and its place (prompt's number, hook point, position, head, unit): the noise is the same in
     every batch and on every device."""
+    seed = whole(seed, "seed", 0, 2**64 - 1)
     return _plain("noise", where, f"{stddev}, seed={seed}", noise=plan_pb2.Noise(stddev=stddev, seed=seed))
 
 
@@ -215,6 +222,23 @@ def handle_id(value: Any) -> str | None:
     """The id when this is a handle, of a Client or an AsyncClient; else None."""
     handle = getattr(value, "handle", value)
     return handle.id if isinstance(handle, Handle) else None
+
+
+def _prompts(source: Any, what: str) -> Prompts:
+    """The source, if it is something that can run; ValueError, with what to use instead, for values that a run has left."""
+    if isinstance(source, Mapping) or hasattr(source, "_handles"):
+        kept = " A single handle does: source=handles[site]." if "Handles" in type(source).__name__ else ""
+        raise ValueError(
+            f"{what} is {type(source).__name__}, values that a run has left; a source is a prompt, which runs again, or a handle (model.keep, model.put).{kept} "
+            "To put values in that you have, use fs.set(where, cache[site][0])"
+        )
+    array = plain(source)
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "iuOU":
+        raise ValueError(
+            f"{what} is an array of {array.dtype} {list(array.shape)}; a source is a prompt, which runs again, or a handle (model.keep, model.put). To put values "
+            "in that you have, use fs.set(where, value) without a batch axis; to begin a run with them, source=fs.Start(at, value)"
+        )
+    return cast(Prompts, source)
 
 
 def _given(value: ArrayLike | Handle) -> dict[str, Any]:
@@ -232,7 +256,7 @@ def _copy(row: int, positions: Positions) -> plan_pb2.CopyFromRow:
 
 
 def _directions(directions: ArrayLike) -> Any:
-    message = tensor_message(directions)
+    message = tensor_message(directions, "directions")
     if len(message.shape) == 1:
         message.shape.insert(0, 1)
     return message
@@ -245,7 +269,7 @@ def _narrowed(
     heads: int | Sequence[int],
     rows: int | Sequence[int] | None,
 ) -> At:
-    narrowing = At("", positions, as_ints(layers), as_ints(heads), (), None if rows is None else as_ints(rows))
+    narrowing = At("", positions, as_ints(layers, "layers"), as_ints(heads, "heads"), (), None if rows is None else as_ints(rows, "rows"))
     if not isinstance(where, At):
         return replace(narrowing, site=where)
     if repr(narrowing) != repr(At("")):
@@ -256,8 +280,8 @@ def _narrowed(
 def _array(value: ArrayLike | Handle) -> str:
     if handle_id(value) is not None:
         return repr(value)
-    shape = tensor_message(value).shape
-    return f"<array {list(shape)}>" if shape else str(np.asarray(value))
+    array = np.asarray(plain(value))
+    return f"<array {list(array.shape)}>" if array.shape else str(array)
 
 
 def _from(source: Prompts | Handle, positions: Positions) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,9 @@ from fluoroscope import metrics as make_metric
 from fluoroscope.cache import TopKValues
 from fluoroscope.requests import CaptureChoice, Dot, Writes
 from fluoroscope.results import Provenance, RunResult
+from fluoroscope.indices import is_int, refuse_mask
 from fluoroscope.selections import Bos, Prompts, Token, as_prompts
+from fluoroscope.suggest import unknown
 
 if TYPE_CHECKING:
     import pandas
@@ -136,7 +138,7 @@ def logit_attrs(
       Otherwise as Model.run_with_cache.
     """
     if by not in PARTS:
-        raise ValueError(f"by is {by!r}; {', '.join(map(repr, PARTS))} are allowed")
+        raise ValueError(unknown("by", by, PARTS))
     rows, _ = as_prompts(prompts)
     answers, foils = _tokens(model, answer, len(rows), "answer"), None if foil is None else _tokens(model, foil, len(rows), "foil")
     if top_k is not None and (by != "neuron" or top_k < 1 or len(rows) > 1):
@@ -259,7 +261,9 @@ def _directions(model: Model, answers: list[int], foils: list[int] | None) -> tu
 
 
 def _tokens(model: Model, tokens: Token | Sequence[Token], count: int, what: str) -> list[int]:
-    entries = [tokens] * count if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray) else list(tokens)
+    refuse_mask(tokens, what)
+    single = isinstance(tokens, str) or is_int(tokens) or not isinstance(tokens, Iterable)
+    entries: list[Any] = [tokens] * count if single else list(cast("Iterable[Any]", tokens))
     if len(entries) != count:
         raise ValueError(f"{what} has {len(entries)} tokens for {count} prompts: give one, or one per prompt")
     return [model.to_single_token(token) if isinstance(token, str) else int(token) for token in entries]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,8 @@ import numpy as np
 from fluoroscope.cache import LensValues
 from fluoroscope.requests import CaptureChoice, Lens
 from fluoroscope.results import Provenance, TopToken, TopTokens
-from fluoroscope.selections import Bos, Positions, Prompts, Token, as_ints, as_prompts
+from fluoroscope.indices import as_ints, is_int
+from fluoroscope.selections import Bos, Positions, Prompts, Token, as_prompts
 from fluoroscope.sweep import short_site
 from fluoroscope.sweep_result import unique
 
@@ -155,8 +156,8 @@ def logit_lens(
     if not single:
         raise ValueError(f"a logit lens is of one prompt; there are {len(rows)}")
     name = short_site(site)
-    chosen = [tokens] if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray) else list(tokens)
-    wanted = as_ints(layers)
+    chosen: list[Any] = [tokens] if isinstance(tokens, str) or is_int(tokens) or not isinstance(tokens, Iterable) else list(tokens)
+    wanted = as_ints(layers, "layers")
     capture = CaptureChoice([f"blocks.*.{name}"], positions, wanted, (), Lens(tokens=chosen) if chosen else Lens(top_k))
     plan = model._build(rows[0], capture=capture, logits=None, bos=bos, parse_special_tokens=parse_special_tokens)
     result = model._run(plan, "float32", True, timeout)

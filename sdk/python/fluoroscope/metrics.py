@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
+from fluoroscope.indices import as_ints, is_int
 from fluoroscope.names import HookKey, hook_name
-from fluoroscope.selections import Positions, Prompts, Row, Token, as_prompts, positions_message, tensor_message, token_ref, token_refs
+from fluoroscope.selections import Positions, Prompts, Row, Token, as_prompts, from_last, positions_message, tensor_message, token_ref, token_refs
+
+if TYPE_CHECKING:
+    from fluoroscope.hooks import HookTable
 
 Tokens = Token | Sequence[Token]
 
@@ -40,9 +44,11 @@ class Metric:
     compares: bool = False
     reference_positions: Positions = None
 
-    def messages(self, prompts: Sequence[Row], row_of: Callable[[Row], int], layers: int | None) -> list[plan_pb2.Metric]:
+    def messages(
+        self, prompts: Sequence[Row], row_of: Callable[[Row], int], layers: int | None, hooks: HookTable | None = None
+    ) -> list[plan_pb2.Metric]:
         """As the protocol has it: one message for all prompts, or one per prompt called name/0, name/1, ... `row_of` gives the row of a prompt that is
-        run without interventions, `layers` is how many the model has."""
+        run without interventions, `layers` is how many the model has, `hooks` are its hook points."""
         positions = positions_message(self.positions)
         if self.compares:
             parts: list[dict[str, Any]] = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
@@ -53,7 +59,9 @@ class Metric:
         else:
             shared: dict[str, Any] = dict(self.parts[0])
             if (site := shared.pop("site", None)) is not None:
-                shared["read_out"].site = hook_name(site, layers)
+                head = shared.pop("head")
+                heads, _ = from_last(hooks, [name := hook_name(site, layers)], head)
+                shared["read_out"] = plan_pb2.ReadOut(direction=shared["read_out"].direction, site=name, head=heads[0] if heads else None)
             return [plan_pb2.Metric(name=self.name, rows=range(len(prompts)), positions=positions, **shared)]
         return [plan_pb2.Metric(name=f"{self.name}/{row}", rows=[row], positions=positions, **part) for row, part in enumerate(parts)]
 
@@ -70,6 +78,17 @@ class Metric:
 
     def __repr__(self) -> str:
         return f"{self.kind}({self.shown})"
+
+
+def as_metrics(metrics: Any, what: str) -> list[Metric]:
+    """One metric or several, as a list; ValueError, which says how metrics are made, for anything else."""
+    several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
+    chosen: list[Any] = list(metrics) if several else [metrics]
+    for metric in chosen:
+        if not isinstance(metric, Metric):
+            why = "; the server computes metrics, so functions do not do" if callable(metric) else ""
+            raise ValueError(f"{what}: {metric!r} is not a metric: use fs.metrics.logit_diff(right, wrong) or another of fs.metrics{why}")
+    return chosen
 
 
 def logit_diff(
@@ -156,9 +175,9 @@ def l2(
 def rank(token: Token | Sequence[Token], *, per_prompt: bool = False, positions: Positions = None, name: str = "rank") -> Metric:
     """1 + how many tokens have a larger logit: 1 is the best. Tokens with equal logits share the better rank."""
     entries = token if per_prompt else [token]
-    if isinstance(entries, str) or not isinstance(entries, Sequence):
+    if not _several(entries):
         raise ValueError("with per_prompt, `token` is a list with one token per prompt")
-    parts = tuple({"rank": plan_pb2.Rank(token=token_ref(entry))} for entry in entries)  # type: ignore[arg-type]
+    parts = tuple({"rank": plan_pb2.Rank(token=token_ref(entry))} for entry in entries)  # type: ignore[arg-type,union-attr]
     return Metric("rank", name, positions, repr(token), parts, per_prompt, positions is None)
 
 
@@ -175,10 +194,12 @@ def readout(
     Args:
       direction: [size of the site's last axis], finite.
       site: one hook point. Default: what the final norm gives (before its weight).
-      head: needed exactly for sites with a head axis.
+      head: needed exactly for sites with a head axis; negative numbers count from the last.
     """
-    message = plan_pb2.ReadOut(direction=tensor_message(direction), head=head)
-    part = {"read_out": message, "site": site}
+    if head is not None and not is_int(head):
+        raise ValueError(f"head is {head!r}; give one whole number")
+    message = plan_pb2.ReadOut(direction=tensor_message(direction, "direction"))
+    part = {"read_out": message, "site": site, "head": () if head is None else as_ints(head, "head")}
     return Metric("readout", name, positions, f"<direction {list(message.direction.shape)}>, site={site!r}", (part,), one_value=positions is None)
 
 
@@ -200,13 +221,17 @@ def _entries(tokens: Any, per_prompt: bool) -> list[Any]:
     """One entry for all prompts, or one per prompt."""
     if not per_prompt:
         return [tokens]
-    if isinstance(tokens, str) or not isinstance(tokens, Sequence):
+    if not _several(tokens):
         raise ValueError("with one answer per prompt, tokens (of logit_diff both lists, `right` and `wrong`) are lists with one entry per prompt")
     return list(tokens)
 
 
 def _is_nested(side: object) -> bool:
-    return not isinstance(side, str) and isinstance(side, Iterable) and any(isinstance(entry, Iterable) and not isinstance(entry, str) for entry in side)
+    return _several(side) and any(_several(entry) for entry in side)  # type: ignore[attr-defined]
+
+
+def _several(tokens: object) -> bool:
+    return isinstance(tokens, Iterable) and not isinstance(tokens, str) and not is_int(tokens) and getattr(tokens, "ndim", 1) > 0
 
 
 def _difference(right: Tokens, wrong: Tokens) -> plan_pb2.LogitDifference:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+from fluoroscope.indices import is_int, whole
+from fluoroscope.suggest import unknown
+
 HookKey = str | tuple[str] | tuple[str, int] | tuple[str, int, str]
 
 _ALIASES = {
@@ -18,7 +23,7 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
     """The full name of a hook point.
 
     Args:
-      key: a full name, which is returned as it is; a short name ("embed"); or (short name, layer) or (short name, layer, part), where part is
+      key: a full name, in which only a negative layer is changed; a short name ("embed"); or (short name, layer) or (short name, layer, part), where part is
         "attn", "mlp", "ln1" or "ln2" and only needed for "scale" and "normalized". Negative layers count from the last.
         "_grad" behind the short name ("resid_pre_grad") means the gradient there.
       layers: how many layers the model has; needed for negative layers.
@@ -29,7 +34,7 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
     if isinstance(key, str):
         name, layer, part = key, None, None
         if "." in name or name.startswith("hook_") or name in ("logits",):
-            return name
+            return _from_last(name, layers)
     elif isinstance(key, tuple) and 1 <= len(key) <= 3 and isinstance(key[0], str):
         name, layer, part = (*key, None, None)[:3]
     else:
@@ -39,14 +44,29 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
     name = _ALIASES.get(name, name).removeprefix("hook_")
     if layer is None:
         return f"ln_final.hook_{name}{gradient}" if name in _NORM else f"hook_{name}{gradient}"
-    layer = int(layer)
-    if layer < 0:
-        if layers is None or layer + layers < 0:
-            raise KeyError(f"layer {layer} of {key!r} lies before the first layer" + (f" of {layers}" if layers else ""))
-        layer += layers
+    if not is_int(layer):
+        raise KeyError(f"{layer!r} in {key!r} is not a layer: give its number, ({name!r}, 5)")
+    layer = counted_layer(whole(layer, "layer", -(2**31), 2**31 - 1), layers, key)
     if part is not None and part not in _PARTS:
-        raise KeyError(f"{part!r} is not a part of a block: {', '.join(sorted(set(_PARTS)))} are")
+        raise KeyError(unknown("part of a block", part, sorted(_PARTS)))
     if part is None and name in _NORM:
         raise KeyError(f"{key!r} could be ln1 or ln2: use ({name!r}, {layer}, 'ln1')")
     folder = "attn" if name in _ATTENTION else "mlp" if name in _MLP else _PARTS[part] if part else ""
     return f"blocks.{layer}.{folder + '.' if folder else ''}hook_{name}{gradient}"
+
+
+def counted_layer(layer: int, layers: int | None, key: object) -> int:
+    """The layer, counted from the first one. KeyError when it lies before that."""
+    if layer < 0 and (layers is None or layer + layers < 0):
+        raise KeyError(f"layer {layer} of {key!r} lies before the first layer" + (f" of {layers}" if layers else ""))
+    return layer + (layers or 0) if layer < 0 else layer
+
+
+def is_layered(key: object) -> bool:
+    """Whether this is one key with a layer, ("resid_pre", 5), and not several names."""
+    return isinstance(key, tuple) and len(key) > 1 and isinstance(key[0], str) and is_int(key[1])
+
+
+def _from_last(name: str, layers: int | None) -> str:
+    match = re.match(r"blocks\.(-\d+)\.", name)
+    return name if match is None else f"blocks.{counted_layer(int(match[1]), layers, name)}.{name[match.end():]}"

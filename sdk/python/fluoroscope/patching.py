@@ -10,6 +10,8 @@ from fluoroscope import paths
 from fluoroscope import sweep as sweeps
 from fluoroscope._proto.v1 import attribution_pb2, patching_pb2
 from fluoroscope.align import align
+from fluoroscope.hooks import HookTable
+from fluoroscope.indices import two, whole
 from fluoroscope.jobs import Job, submit_paths, submit_sweep
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
@@ -46,6 +48,7 @@ class Patching(Tokens):
     """The part of a Model that asks for grids; see Model."""
 
     info: ModelInfo
+    _hooks: HookTable
 
     @overload
     def sweep(
@@ -141,7 +144,7 @@ class Patching(Tokens):
           FluoroscopeWarning: a pair's prompts have the same tokens.
         """
         keywords.check("sweep", options, SweepOptions.__annotations__)
-        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
         if as_job:
             return submit_sweep(self._client, plan)
         return read_sweep(plan, self._client.stream(_SWEEP, plan.request, timeout), progress)
@@ -158,7 +161,7 @@ class Patching(Tokens):
     ) -> SweepEstimate:
         """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
         keywords.check("estimate_sweep", options, SweepOptions.__annotations__)
-        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
 
     @overload
@@ -272,11 +275,11 @@ class Patching(Tokens):
         Raises:
           InvalidArgumentError: also for a metric without a gradient (rank).
         """
-        if method not in ATTRIBUTION_METHODS:
-            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, ATTRIBUTION_METHODS))}")
+        chosen = sweeps.choice(method, ATTRIBUTION_METHODS, "method")
+        steps = whole(steps, "steps", 1)
         keywords.check("attribute", options, SweepOptions.__annotations__)
-        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, **options)
-        request = attribution_pb2.AttributeRequest(grid=plan.request, method=ATTRIBUTION_METHODS[method], steps=steps)
+        plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
+        request = attribution_pb2.AttributeRequest(grid=plan.request, method=chosen, steps=steps)
         _verify(request, verify, plan.request.seed)
         return read_sweep(plan, self._client.stream(_ATTRIBUTE, request, timeout), False)
 
@@ -311,12 +314,12 @@ class Patching(Tokens):
         Returns:
           A PathResult [receivers, senders] whose `scores` are the estimated changes of the metric, 0 where the sender lies behind the receiver.
         """
-        if method not in EDGE_METHODS:
-            raise ValueError(f"method: {method!r} is not one of {', '.join(map(repr, EDGE_METHODS))}")
+        chosen = sweeps.choice(method, EDGE_METHODS, "method")
+        steps = whole(steps, "steps", 1)
         keywords.check("attribute_edges", options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
-        request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=EDGE_METHODS[method], steps=steps)
-        _verify(request, verify, seed)
+        request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=chosen, steps=steps)
+        _verify(request, verify, whole(seed, "seed", 0, 2**64 - 1))
         return read_paths(plan, self._client.stream(_ATTRIBUTE_EDGES, request, timeout), False)
 
     def align(self, source: str | Sequence[int], base: str | Sequence[int]) -> list[int]:
@@ -331,6 +334,6 @@ class Patching(Tokens):
 
 
 def _verify(request: attribution_pb2.AttributeRequest | attribution_pb2.AttributeEdgesRequest, verify: int | tuple[int, int], seed: int) -> None:
-    top, random = (verify, verify) if isinstance(verify, int) else verify
+    top, random = two(verify, "verify")
     if top or random:
         request.verify.top, request.verify.random, request.verify.seed = top, random, seed

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from fluoroscope._proto.v1 import path_pb2
+from fluoroscope.indices import from_start, is_int
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
 from fluoroscope.results import ModelInfo
 from fluoroscope.selections import At, Bos, Positions, Prompts, per_prompt_positions, positions_message
+from fluoroscope.suggest import meant
 from fluoroscope.sweep import DIRECTIONS, choice, metric_messages, pair_messages
 
 # One part of the model, or a word for many of them; see Model.path_patch.
@@ -87,7 +90,7 @@ class _Ends:
     @staticmethod
     def _is_node(value: object) -> bool:
         """(9, 6) or ("q", 9, 6), and not a tuple of several nodes."""
-        return isinstance(value, tuple) and len(value) > 1 and isinstance(value[-1], int) and not isinstance(value[0], tuple | At)
+        return isinstance(value, tuple) and len(value) > 1 and is_int(value[-1]) and not isinstance(value[0], tuple | At)
 
     def _set(self, label: str, nodes: Node | Sequence[Node]) -> path_pb2.PathEnd:
         single = isinstance(nodes, str | At) or self._is_node(nodes)
@@ -117,13 +120,14 @@ class _Ends:
                 return [path_pb2.PathEnd(nodes=[path_pb2.PathNode(site="logits")])]
             if "." not in node and node not in ("embed", "hook_embed"):
                 known = ", ".join(map(repr, sorted([*words, *(["embed"] if self._role == "senders" else ["logits"])])))
-                raise ValueError(f"{self._role}: {node!r} is not one of {known}, nor a hook name; a head is {self._example()}")
+                near = meant(node, [*words, "embed" if self._role == "senders" else "logits"])
+                raise ValueError(f"{self._role}: {node!r} is not one of {known}, nor a hook name; a head is {self._example()}{near}")
             return [self._end(hook_name(node, self._info.layers), (), self._positions)]
         return [self._end(*self._tuple(node), self._positions)]
 
     def _tuple(self, node: tuple[Any, ...]) -> tuple[str, tuple[int, ...]]:
         sender = self._role == "senders"
-        match node:
+        match tuple(operator.index(part) if is_int(part) else part for part in node) if isinstance(node, tuple) else node:
             case (int(layer), int(head)) if sender:
                 return hook_name(("z", layer), self._info.layers), (head,)
             case ("mlp" | "mlp_out" | "mlp_in", int(layer)):
@@ -138,6 +142,8 @@ class _Ends:
         return "(layer, head)" if self._role == "senders" else "('q', layer, head)"
 
     def _end(self, site: str, heads: Sequence[int], positions: Positions | Sequence[Positions]) -> path_pb2.PathEnd:
+        size = self._info.kv_heads if site.endswith(("hook_k", "hook_v", "hook_k_input", "hook_v_input", "hook_rot_k")) else self._info.heads
+        heads = from_start(heads, f"{self._role}: head", size, f" of {site}")
         nested = per_prompt_positions(positions, self._pairs)
         chosen = [] if positions is None else [positions_message(p) for p in (nested if nested is not None else [positions])]  # type: ignore[list-item,arg-type]
         return path_pb2.PathEnd(nodes=[path_pb2.PathNode(site=site, heads=heads)], positions=cast(Any, chosen))

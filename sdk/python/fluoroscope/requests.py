@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import inference_pb2, plan_pb2
 from fluoroscope.gradients import gradient_captures, with_gradients
+from fluoroscope.hooks import HookTable
+from fluoroscope.indices import whole
 from fluoroscope.interventions import Intervention
 from fluoroscope.logits import LogitsChoice, logits_message
-from fluoroscope.metrics import Metric
+from fluoroscope.metrics import Metric, as_metrics
 from fluoroscope.names import HookKey
 from fluoroscope.selections import (
     Bos,
@@ -105,10 +107,11 @@ def build(
     parse_special_tokens: bool = False,
     isolated: bool = False,
     layers: int | None = None,
+    hooks: HookTable | None = None,
 ) -> Plan:
-    """The request for a run. `layers` is how many the model has, for negative ones in hook names."""
+    """The request for a run. `layers` is how many the model has, for negative ones in hook names, and `hooks` are its hook points, for negative heads and
+    units."""
     rows, single = as_prompts(prompts)
-
     request = inference_pb2.ForwardRequest(model=model, isolated=isolated)
     if (wanted := logits_message(logits, len(rows))) is not None:
         request.logits.CopyFrom(wanted)
@@ -117,8 +120,8 @@ def build(
     request.captures.extend(_capture(choice, len(rows)) for choice in choices)
     sources = _Sources(rows)
     for intervention in [interventions] if isinstance(interventions, Intervention) else interventions:
-        _add_intervention(plan, intervention, sources, layers)
-    _add_metrics(plan, with_gradients([metrics] if isinstance(metrics, Metric) else metrics, choices), sources, layers)
+        _add_intervention(plan, intervention, sources, layers, hooks)
+    _add_metrics(plan, with_gradients(as_metrics(metrics, "metrics"), choices), sources, layers, hooks)
     for choice, made in zip(choices, list(request.captures), strict=True):
         if choice.grad_of is not None:
             named = plan.metrics[choice.grad_of]
@@ -170,21 +173,21 @@ def _reduction(reduction: Reduction) -> plan_pb2.Reduction | None:
     if reduction is None:
         return None
     if isinstance(reduction, TopK):
-        return plan_pb2.Reduction(top_k=plan_pb2.Reduction.TopK(k=reduction.k))
+        return plan_pb2.Reduction(top_k=plan_pb2.Reduction.TopK(k=whole(reduction.k, "k of fs.TopK", 1)))
     if isinstance(reduction, Dot):
-        return plan_pb2.Reduction(dot=plan_pb2.Reduction.Dot(directions=tensor_message(reduction.directions)))
+        return plan_pb2.Reduction(dot=plan_pb2.Reduction.Dot(directions=tensor_message(reduction.directions, "directions")))
     if isinstance(reduction, Lens):
         if bool(reduction.top_k) == bool(len(reduction.tokens)):
             raise ValueError("fs.Lens takes either top_k or tokens")
         return plan_pb2.Reduction(lens=plan_pb2.Reduction.Lens(top_k=reduction.top_k, tokens=token_refs(reduction.tokens)))
     if isinstance(reduction, Writes):
-        return plan_pb2.Reduction(writes=plan_pb2.Reduction.Writes(directions=tensor_message(reduction.directions), top_k=reduction.top_k))
+        return plan_pb2.Reduction(writes=plan_pb2.Reduction.Writes(directions=tensor_message(reduction.directions, "directions"), top_k=reduction.top_k))
     if reduction == "last":
         return plan_pb2.Reduction(last=True)
     raise ValueError(f"reduction is {reduction!r}; 'last', fs.TopK(k), fs.Dot(directions), fs.Lens(...), fs.Writes(...) and None are allowed")
 
 
-def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers: int | None) -> None:
+def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers: int | None, hooks: HookTable | None) -> None:
     """Adds the messages of one intervention, and the prompts it reads from to the rows."""
     if not isinstance(edit, Intervention):
         raise ValueError(f"{edit!r} is not an intervention: use fs.patch(site, source=...), fs.zero(site) or another of fs's functions")
@@ -205,7 +208,7 @@ def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers:
         chosen = [sources.prompts[group[0]]] if edit.own else [given[group[0]]] if per_target else given
         rows = [sources.row_of(prompt) for prompt in chosen]
         message = edit.make(rows)
-        message.select.CopyFrom(where.message(positions, group, layers))
+        message.select.CopyFrom(where.message(positions, group, layers, hooks))
         plan.request.interventions.append(message)
         if edit.kind == "patch" and rows:
             plan.patches += [(target, rows[0], positions, edit.source_positions is None) for target in group]
@@ -213,14 +216,12 @@ def _add_intervention(plan: Plan, edit: Intervention, sources: _Sources, layers:
             plan.edited.update(group)
 
 
-def _add_metrics(plan: Plan, metrics: Sequence[Metric], sources: _Sources, layers: int | None) -> None:
+def _add_metrics(plan: Plan, metrics: Sequence[Metric], sources: _Sources, layers: int | None, hooks: HookTable | None) -> None:
     names: set[str] = set()
     for metric in metrics:
-        if not isinstance(metric, Metric):
-            raise ValueError(f"{metric!r} is not a metric: use fs.metrics.logit_diff(right, wrong) or another of fs.metrics")
         if metric.name in names:
             raise ValueError(f"two metrics are called {metric.name!r}: give one of them another `name`")
         names.add(metric.name)
-        messages = metric.messages(sources.prompts, sources.row_of, layers)
+        messages = metric.messages(sources.prompts, sources.row_of, layers, hooks)
         plan.request.metrics.extend(messages)
         plan.metrics[metric] = [message.name for message in messages]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import warnings as python_warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,12 +14,13 @@ from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.hooks import HookTable
+from fluoroscope.indices import is_int
 from fluoroscope.metrics import Metric
-from fluoroscope.names import HookKey, hook_name
+from fluoroscope.names import HookKey, hook_name, is_layered
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build
 from fluoroscope.results import Metrics, ModelInfo, Provenance, RunResult, Timing
-from fluoroscope.selections import Positions, Prompts, as_ints, resolve
+from fluoroscope.selections import Positions, Prompts, as_ints, from_last, resolve
 from fluoroscope.tokens import Tokens
 from fluoroscope.wire import Reply, read_reply
 
@@ -41,7 +43,7 @@ class Running(Tokens):
     _hooks: HookTable
 
     def _build(self, prompts: Prompts, **choices: Any) -> Plan:
-        return build(self.name, prompts, layers=self.info.layers, **choices)
+        return build(self.name, prompts, layers=self.info.layers, hooks=self._hooks, **choices)
 
     def _capture(
         self, names_filter: NamesFilter, positions: Positions, layers: int | Sequence[int], heads: int | Sequence[int], reduction: Reduction,
@@ -51,8 +53,10 @@ class Running(Tokens):
             if grad_of is not None:
                 raise ValueError("grad_of needs names_filter: the hook points whose gradients are wanted")
             return None
-        chosen = as_ints(layers)
-        return CaptureChoice(self._sites(names_filter, chosen), positions, chosen, as_ints(heads), reduction, grad_of=grad_of)
+        chosen = as_ints(layers, "layers")
+        sites = self._sites(names_filter, chosen)
+        numbers, _ = from_last(self._hooks, sites, as_ints(heads, "heads"))
+        return CaptureChoice(sites, positions, chosen, numbers, reduction, grad_of=grad_of)
 
     def _behind(self, start_at: HookKey, chosen: Callable[[str], bool] | None) -> list[str]:
         """Hook points from the start of a run on that a function chooses, or that are kept by default."""
@@ -61,10 +65,8 @@ class Running(Tokens):
         return [name for name in behind if (chosen(name) if chosen else not name.endswith(_NOT_BY_DEFAULT))]
 
     def _sites(self, names_filter: NamesFilter, layers: Sequence[int]) -> list[str]:
-        if isinstance(names_filter, str):
-            return [names_filter]
-        if isinstance(names_filter, tuple) and len(names_filter) > 1 and isinstance(names_filter[1], int):
-            return [hook_name(names_filter, self.info.layers)]
+        if isinstance(names_filter, str) or is_layered(names_filter):
+            return [self._site(names_filter)]
         if names_filter is None:
             return [hook.name.replace("{l}", "*") for hook in self._hooks if hook.readable and not hook.unavailable_because
                     and not hook.name.endswith(_NOT_BY_DEFAULT)]
@@ -75,7 +77,18 @@ class Running(Tokens):
             if not sites:
                 raise ValueError("names_filter says no to every hook point of this model (and these layers); model.hooks() shows them")
             return sites
-        return [hook_name(name, self.info.layers) if isinstance(name, tuple) else name for name in names_filter]
+        if not isinstance(names_filter, Iterable):
+            raise ValueError(f"names_filter is {names_filter!r}; give hook names, globs, a function of the name, or None")
+        names = list(names_filter)
+        for number, name in enumerate(names):
+            if not isinstance(name, str | tuple):
+                short = (names[number - 1], operator.index(name)) if number and is_int(name) and isinstance(names[number - 1], str) else None
+                raise ValueError(f"names_filter: {name!r} is not a hook name" + (f"; did you mean {short!r}?" if short else "; model.hooks() shows them"))
+        return [self._site(name) for name in names]
+
+    def _site(self, key: Any) -> str:
+        """The full name of a hook point, or a glob as it is."""
+        return key if isinstance(key, str) and not key.startswith("blocks.-") else hook_name(key, self.info.layers)
 
     def _call(self, plan: Plan, bfloat16: Bfloat16, timeout: float | None) -> tuple[Reply, Assembler]:
         assembler = Assembler(plan.rows, bfloat16)

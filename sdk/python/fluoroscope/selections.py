@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
 
 from fluoroscope._proto.v1 import plan_pb2, tensor_pb2
+from fluoroscope.arrays import float32, plain
+from fluoroscope.indices import as_ints, from_start, is_int, refuse_mask
 from fluoroscope.names import HookKey, hook_name
+
+if TYPE_CHECKING:
+    from fluoroscope.hooks import HookTable
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -77,12 +84,14 @@ class At:
         nested = per_prompt_positions(self.positions, prompts)
         return self.positions if nested is None else nested[prompt]  # type: ignore[return-value]
 
-    def message(self, positions: Positions, rows: Sequence[int], layers: int | None) -> plan_pb2.Selection:
-        """As the protocol has it, for some rows. `layers` is how many the model has, for negative ones in the hook's name."""
+    def message(self, positions: Positions, rows: Sequence[int], layers: int | None, hooks: HookTable | None = None) -> plan_pb2.Selection:
+        """As the protocol has it, for some rows. `layers` is how many the model has, for negative ones in the hook's name; `hooks` are its hook points, for
+        negative heads and units."""
+        site = hook_name(self.site, layers)
+        heads, units = from_last(hooks, [site], self.heads, self.units)
         return plan_pb2.Selection(
-            sites=[hook_name(self.site, layers)], layers=self.layers, positions=positions_message(positions), heads=self.heads,
-            units=self.units, rows=rows,
-        )  # fmt: skip
+            sites=[site], layers=self.layers, positions=positions_message(positions), heads=heads, units=units, rows=rows
+        )
 
     def __repr__(self) -> str:
         parts = [f"{name}={list(value) if isinstance(value, tuple) else value!r}" for name in ("positions", "layers", "heads", "units", "rows")
@@ -110,11 +119,14 @@ def at(
       positions: default: every position; for patterns and scores these are queries. A list of lists gives each prompt its own; an empty one leaves the
         prompt alone.
       layers: narrows a glob; negative numbers count from the last.
-      heads: for sites with a head axis. Default: all.
-      units: indices of the site's last axis: neurons, dimensions, or keys of patterns and scores. Default: all.
+      heads: for sites with a head axis; negative numbers count from the last. Default: all.
+      units: indices of the site's last axis: neurons, dimensions, or keys of patterns and scores. Negative numbers count from the last, but for keys.
+        Default: all.
       rows: which of the run's prompts. Default: all of them.
     """
-    return At(site, positions, as_ints(layers), as_ints(heads), as_ints(units), None if rows is None else as_ints(rows))
+    return At(
+        site, positions, as_ints(layers, "layers"), as_ints(heads, "heads"), as_ints(units, "units"), None if rows is None else as_ints(rows, "rows")
+    )
 
 
 def as_at(where: Where) -> At:
@@ -135,26 +147,39 @@ def as_prompts(prompts: Prompts) -> tuple[list[Row], bool]:
     """(the prompts as a list of texts, id lists and starts, whether it was a single prompt). ValueError for what is none of these."""
     if isinstance(prompts, str | Start):
         return [prompts], True
-    if isinstance(prompts, np.ndarray):
-        prompts = prompts.tolist()
-    try:
-        items = list(cast(Iterable[Any], prompts))
-    except TypeError:
-        raise ValueError(f"a prompt is text or a list of token ids, not {type(prompts).__name__}") from None
+    given = plain(prompts)
+    if isinstance(given, np.ndarray):
+        _refuse_activations(given)
+        given = given.tolist()
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise ValueError(f"a prompt is text or a list of token ids, not {type(prompts).__name__}")
+    items: list[Any] = list(given)
     if not items:
         raise ValueError("there is no prompt: give text, a list of token ids, or a list of prompts")
-    if all(_is_int(item) for item in items):
+    if all(is_int(item) for item in items):
         return [[operator.index(item) for item in items]], True
+    if is_int(items[0]):
+        wrong = next(item for item in items if not is_int(item))
+        raise ValueError(f"a prompt is text or a list of token ids, and {wrong!r} is no token id")
     rows: list[Row] = []
     for number, item in enumerate(items):
+        if isinstance(item, list | tuple) and any(isinstance(part, str | Start | list | tuple | np.ndarray) for part in item):
+            raise ValueError(f"prompt {number} is a list of prompts; one level of lists is enough")
         try:
             row, single = as_prompts(item)
         except ValueError as error:
-            raise ValueError(f"prompt {number}: {error}") from None
+            raise ValueError(f"prompt {number}: {re.sub(r'^prompt 0: ', '', str(error))}") from None  # once is enough
         if not single:
             raise ValueError(f"prompt {number} is a list of prompts; one level of lists is enough")
         rows += row
     return rows, False
+
+
+def _refuse_activations(array: np.ndarray) -> None:
+    if array.dtype.kind not in "iuOU":
+        raise ValueError(
+            f"a prompt is text or a list of token ids, not an array of {array.dtype} {list(array.shape)}; activations to begin with are fs.Start(at, value)"
+        )
 
 
 def prompt_messages(
@@ -180,15 +205,20 @@ def token_ref(token: Token) -> plan_pb2.TokenRef:
     """One token as the protocol has it."""
     if isinstance(token, str):
         return plan_pb2.TokenRef(text=token)
-    if _is_int(token):
-        return plan_pb2.TokenRef(id=operator.index(token))
+    if is_int(token):
+        number = operator.index(token)
+        if not 0 <= number < 2**32:
+            raise ValueError(f"token id {number} is out of range; ids count from 0")
+        return plan_pb2.TokenRef(id=number)
+    refuse_mask(token, "tokens")
     raise ValueError(f"a token is an id or a text that is exactly one token, not {token!r}")
 
 
 def token_refs(tokens: Token | Iterable[Token]) -> list[plan_pb2.TokenRef]:
     """One token or several."""
-    if isinstance(tokens, str) or not isinstance(tokens, Iterable):
-        return [token_ref(tokens)]
+    if isinstance(tokens, str) or is_int(tokens) or not isinstance(tokens, Iterable):
+        return [token_ref(cast(Token, tokens))]
+    refuse_mask(tokens, "tokens")
     return [token_ref(token) for token in tokens]
 
 
@@ -196,7 +226,8 @@ def positions_message(positions: Positions) -> plan_pb2.Positions | None:
     """Positions as the protocol has them; None stays None ("the default")."""
     if positions is None:
         return None
-    if isinstance(positions, str | range) or not isinstance(positions, Iterable):
+    refuse_mask(positions, "positions")
+    if isinstance(positions, str | range) or is_int(positions) or not isinstance(positions, Iterable):
         items: list[Any] = [positions]
     else:
         items = list(positions)
@@ -229,9 +260,14 @@ def resolve(positions: Positions, length: int) -> list[int] | None:
     return sorted(found) if all(0 <= position < length for position in found) else None
 
 
-def as_ints(values: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """One number or several, as a tuple."""
-    return tuple(operator.index(value) for value in values) if isinstance(values, Iterable) else (operator.index(values),)
+def from_last(hooks: HookTable | None, sites: Sequence[str], heads: Sequence[int], units: Sequence[int] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(heads, units) with negative ones counted from the last that these hook points have."""
+    found = []
+    for what, numbers, axis in (("heads", heads, "head"), ("units", units, "last")):
+        negative = any(number < 0 for number in numbers)
+        size, of = hooks.size_of(sites, axis) if hooks is not None and negative else (None, "")
+        found.append(from_start(numbers, what, size, of))
+    return found[0], found[1]
 
 
 def per_prompt_positions(positions: Positions | Sequence[Positions], prompts: int) -> list[Positions] | None:
@@ -243,9 +279,9 @@ def per_prompt_positions(positions: Positions | Sequence[Positions], prompts: in
     return list(positions)  # type: ignore[arg-type]
 
 
-def tensor_message(values: Any) -> tensor_pb2.Tensor:
-    """Numbers as the protocol takes them: float32, row-major."""
-    array = np.asarray(values, dtype="<f4")
+def tensor_message(values: Any, what: str = "value") -> tensor_pb2.Tensor:
+    """Numbers as the protocol takes them: float32, row-major. ValueError, which says `what` they are, for what is none."""
+    array = float32(values, what)
     return tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_F32, shape=array.shape, data=array.tobytes())
 
 
@@ -268,10 +304,6 @@ def _items(item: Any) -> list[plan_pb2.Positions.Item]:
         if item == "prompt":
             return [make(range=plan_pb2.Positions.Range())]
         raise ValueError(f"position {item!r} is not known: 'all', 'last', 'prompt' and 'generated' are words; fs.occurrences({item!r}) finds a token")
-    if _is_int(item):
-        return [make(index=operator.index(item))]
+    if is_int(item):
+        return [make(index=as_ints(item, "positions")[0])]
     raise ValueError(f"{item!r} is not a position: use an index, a slice without a step, a range, 'all', 'last', 'prompt', 'generated' or fs.occurrences(token)")
-
-
-def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_) and getattr(value, "ndim", 0) == 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
 
 from fluoroscope._proto.v1 import pairs_pb2, patching_pb2, plan_pb2
 from fluoroscope.interventions import Intervention
-from fluoroscope.metrics import Metric
-from fluoroscope.names import hook_name
-from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, positions_message, prompt_messages
+from fluoroscope.hooks import HookTable
+from fluoroscope.indices import is_int, two, whole
+from fluoroscope.metrics import Metric, as_metrics
+from fluoroscope.names import hook_name, is_layered
+from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, from_last, positions_message, prompt_messages
+from fluoroscope.suggest import unknown
 from fluoroscope.sweep_sources import Source, handle_ids
 
 AXES = {
@@ -89,9 +93,11 @@ def build(
     site: str | Sequence[str] = "resid_pre",
     over: str | Sequence[str] = ("layer", "position"),
     metric: Metric | Sequence[Metric] = (),
+    hooks: HookTable | None = None,
     **options: Unpack[SweepOptions],
 ) -> SweepPlan:
-    """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong without the model."""
+    """Turns the arguments of Model.sweep into a request. ValueError for what can be seen to be wrong here; `hooks`, the model's hook points, are for negative
+    heads and units."""
     given = DEFAULTS | options
     bos, parse_special_tokens, references = given["bos"], given["parse_special_tokens"], given["references"]
     lacking = [side for side, prompts in (("clean", clean), ("corrupt", corrupt)) if prompts is None]
@@ -101,30 +107,34 @@ def build(
     single = as_prompts(cast(Prompts, corrupt if clean is None else clean))[1]
     for pair, ids in zip(pairs, handle_ids(given["source"], len(pairs), single), strict=True):
         pair.source_handles.extend(ids)
-    sites = [short_site(name) for name in ([site] if isinstance(site, str) else site)]
+    sites = _sites(site)
     axes = [over] if isinstance(over, str) else list(over)
     if len(sites) > 1 and "site" not in axes:
         axes.insert(0, "site")
     if "source" in axes and not set(sites) <= set(KEY_SITES):
         raise ValueError(f"over: 'source' is an axis of pattern and attn_scores only; {', '.join(sites)} has 'unit'")
+    globs = [f"blocks.*.{name}" for name in sites]
+    heads, units = from_last(hooks, globs, as_ints(given["heads"], "heads"), as_ints(given["units"], "units"))
+    second_heads, _ = from_last(hooks, globs, as_ints(given["second_heads"], "second_heads"))
+    seed = whole(given["seed"], "seed", 0, 2**64 - 1)
     request = patching_pb2.SweepRequest(
         model=model,
         pairs=pairs,
         sites=sites,
-        over=[choice("unit" if axis == "source" else axis, AXES, "over") for axis in axes],
+        over=[choice(axis, AXES | {"source": AXES["unit"]}, "over") for axis in axes],
         direction=choice(given["direction"], DIRECTIONS, "direction"),
         kind=choice(given["kind"], KINDS, "kind"),
-        layers=as_ints(given["layers"]),
-        heads=as_ints(given["heads"]),
-        second_layers=as_ints(given["second_layers"]),
-        second_heads=as_ints(given["second_heads"]),
+        layers=as_ints(given["layers"], "layers"),
+        heads=heads,
+        second_layers=as_ints(given["second_layers"], "second_layers"),
+        second_heads=second_heads,
         positions=positions_message(given["positions"]),
-        window=given["window"],
-        window_before=given["window_before"],
-        units=as_ints(given["units"]),
-        unit_block=given["unit_block"],
+        window=whole(given["window"], "window", 1),
+        window_before=whole(given["window_before"], "window_before"),
+        units=units,
+        unit_block=whole(given["unit_block"], "unit_block", 1),
         references=[] if references is None else prompt_messages(as_prompts(references)[0], bos, parse_special_tokens),
-        seed=given["seed"],
+        seed=seed,
     )
     for name, places in (given["groups"] or {}).items():
         per_pair = places if isinstance(places, Sequence) and not isinstance(places, str) and any(_is_list(place) for place in places) else [places]
@@ -133,9 +143,8 @@ def build(
     request.metrics.extend(messages)
     if choice(given["precision"], PRECISIONS, "precision") == patching_pb2.SWEEP_PRECISION_FAST:
         request.precision = patching_pb2.SWEEP_PRECISION_FAST
-        recheck = given["recheck"]
-        top, random = (recheck, recheck) if isinstance(recheck, int) else recheck
-        request.recheck.top, request.recheck.random, request.recheck.seed = top, random, given["seed"]
+        top, random = two(given["recheck"], "recheck")
+        request.recheck.top, request.recheck.random, request.recheck.seed = top, random, seed
     if given["corrupt_with"]:
         request.corrupt_interventions.extend(_corruption(given["corrupt_with"], len(pairs)))
     return SweepPlan(request, names, single)
@@ -180,7 +189,7 @@ def metric_messages(
             return source
         raise ValueError("kl, js and l2 of a sweep compare with the pair's own runs: leave `reference` out (the base run), or give the clean or corrupt prompts")
 
-    chosen = [metric] if isinstance(metric, Metric) else list(metric)
+    chosen = as_metrics(metric, "metric")
     messages: list[plan_pb2.Metric] = []
     names: dict[Metric, str] = {}
     for item in chosen:
@@ -209,12 +218,25 @@ def _corruption(edits: Sequence[Intervention], pairs: int) -> list[plan_pb2.Inte
 def short_site(name: str) -> str:
     """A site without its layer: "resid_pre" -> "hook_resid_pre", "z" -> "attn.hook_z"; full names stay as they are."""
     name = name.removeprefix("blocks.*.").removeprefix("blocks.{l}.")
+    if (found := re.match(r"blocks\.(-?\d+)\.(.*)", name)) is not None:
+        raise ValueError(f"site: {name!r} has a layer in it; leave the layer out: {found[2]!r}, layers={found[1]}")
     return name if "hook_" in name else hook_name((name, 0)).removeprefix("blocks.0.")
 
 
+def _sites(site: Any) -> list[str]:
+    if is_layered(site):
+        raise ValueError(f"site: {site!r} has a layer in it; leave the layer out: {site[0]!r}, layers={site[1]}")
+    names = [site] if isinstance(site, str) or not isinstance(site, Sequence) else list(site)
+    for name in names:
+        if not isinstance(name, str):
+            why = f"leave the layer out: {name[0]!r}, layers={name[1]}" if is_layered(name) else "give a hook point's name without the layer, such as 'resid_pre'"
+            raise ValueError(f"site: {name!r} is not a site; {why}")
+    return [short_site(name) for name in names]
+
+
 def choice(value: str, choices: Mapping[str, int], what: str) -> Any:  # the stubs have a type of their own for each enum
-    if value not in choices:
-        raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(unknown(what, value, choices))
     return choices[value]
 
 
@@ -225,8 +247,11 @@ def _is_list(value: object) -> bool:
 def _per_pair(positions: Sequence[int] | Sequence[Sequence[int]] | None, pairs: int, single: bool) -> list[Sequence[int] | None]:
     if positions is None:
         return [None] * pairs
-    if single and not any(_is_list(entry) for entry in positions):
-        return [positions]  # type: ignore[list-item]
-    if len(positions) != pairs:
-        raise ValueError(f"source_positions has {len(positions)} entries for {pairs} pairs")
-    return list(positions)  # type: ignore[arg-type]
+    if isinstance(positions, str) or is_int(positions) or not isinstance(positions, Iterable):
+        raise ValueError(f"source_positions is {positions!r}; give a list of positions for each pair: model.align(source, base) makes one")
+    entries = list(positions)
+    if single and not any(isinstance(entry, Iterable) and not is_int(entry) for entry in entries):
+        return [as_ints(positions, "source_positions")]  # type: ignore[arg-type]
+    if len(entries) != pairs:
+        raise ValueError(f"source_positions has {len(entries)} entries for {pairs} pairs")
+    return [None if entry is None else as_ints(entry, "source_positions") for entry in entries]  # type: ignore[arg-type]
