@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections.abc import Generator, Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 import grpc
 
 from fluoroscope._proto.v1 import models_pb2
-from fluoroscope.errors import from_rpc
+from fluoroscope.address import grpc_target, seconds
+from fluoroscope.errors import CancelledError, FluoroscopeError, UnavailableError, from_rpc
 from fluoroscope.handles import Handle, list_handles
 from fluoroscope.interrupt import CtrlC
 from fluoroscope.loading import ModelList, list_models, load_model, unload_model
@@ -47,8 +47,10 @@ class Client:
         self, target: str, *, timeout: float | None = None, server: LocalServer | None = None, principal: str | None = None, priority: Priority = "interactive",
     ) -> None:  # fmt: skip
         """Opens the connection lazily; `fs.connect` also checks that a server answers."""
-        self.target = target
+        self.target = grpc_target(target)
         self.server = server
+        self._closed = False
+        seconds(timeout)  # refuses what is none
         self._timeout = timeout
         # Whose work this is: the server shares itself out fairly between principals, and jobs belong to them.
         chosen = principal or os.environ.get("FLUOROSCOPE_PRINCIPAL")
@@ -57,7 +59,7 @@ class Client:
         self._metadata: tuple[tuple[str, str], ...] = (("x-fluoroscope-principal", self.principal), ("x-fluoroscope-priority", priority))
         # Request messages may be large (token ids, directions); replies come in chunks far below gRPC's default limit.
         keep_freed_buffers()
-        self._channel = grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)])
+        self._channel = grpc.insecure_channel(self.target, options=[("grpc.max_send_message_length", -1)])
 
     def models(self) -> ModelList:
         """The models this server has in memory; `.others` are those that it could load. Printed, all with their state."""
@@ -121,20 +123,31 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection, and ends the local server process if there is one. May be called again."""
+        self._closed = True
         self._channel.close()
         if self.server is not None:
             self.server.stop()
 
+    def check_open(self) -> None:
+        """FluoroscopeError when this client has been closed."""
+        if self._closed:
+            again = " and its server has ended: start another with fs.serve" if self.server else ": connect again with fs.connect"
+            raise FluoroscopeError(f"this client, of {self.target}, is closed{again}")
+
     def unary(self, method: str, request: _Message, reply: type[R], timeout: float | None = None) -> R:
         """One request, one reply. For the package's own use."""
+        deadline = self._deadline(timeout)
         call: Any = self._channel.unary_unary(method, type(request).SerializeToString, cast(Any, reply).FromString)
         ctrl_c = CtrlC()
         try:
             with ctrl_c:
-                future = ctrl_c.watch(call.future(request, timeout=self._deadline(timeout), metadata=self._metadata))
+                future = ctrl_c.watch(call.future(request, timeout=deadline, metadata=self._metadata))
                 return cast(R, future.result())
         except grpc.RpcError as error:
-            raise from_rpc(error, self.target, request.ByteSize()) from None
+            raise self._failed(error, deadline, request.ByteSize()) from None
+        except ValueError:
+            self.check_open()  # closed by another thread in this moment
+            raise
         finally:
             ctrl_c.cancel()  # however it was left, the server must not go on working for nobody
 
@@ -142,24 +155,29 @@ class Client:
         self, method: str, requests: Iterator[_Message], request: type[_Message], reply: type[R], timeout: float | None = None
     ) -> R:
         """A stream of requests, one reply. For the package's own use."""
+        deadline = self._deadline(timeout)
         call: Any = self._channel.stream_unary(method, request.SerializeToString, cast(Any, reply).FromString)
         ctrl_c = CtrlC()
         try:
             with ctrl_c:
-                future = ctrl_c.watch(call.future(requests, timeout=self._deadline(timeout), metadata=self._metadata))
+                future = ctrl_c.watch(call.future(requests, timeout=deadline, metadata=self._metadata))
                 return cast(R, future.result())
         except grpc.RpcError as error:
-            raise from_rpc(error, self.target) from None
+            raise self._failed(error, deadline) from None
+        except ValueError:
+            self.check_open()  # closed by another thread in this moment
+            raise
         finally:
             ctrl_c.cancel()
 
     def stream(self, method: str, request: _Message, timeout: float | None = None) -> Generator[bytes, None, None]:
         """One request, the messages of a stream as bytes. For the package's own use. Cancels the call when it is left early."""
+        deadline = self._deadline(timeout)
         call: Any = self._channel.unary_stream(method, type(request).SerializeToString, None)
         ctrl_c = CtrlC()
         try:
             with ctrl_c:
-                messages = ctrl_c.watch(call(request, timeout=self._deadline(timeout), metadata=self._metadata))
+                messages = ctrl_c.watch(call(request, timeout=deadline, metadata=self._metadata))
             while True:
                 with ctrl_c:
                     message = next(messages, None)
@@ -167,14 +185,27 @@ class Client:
                     return
                 yield message
         except grpc.RpcError as error:
-            raise from_rpc(error, self.target, request.ByteSize()) from None
+            raise self._failed(error, deadline, request.ByteSize()) from None
+        except ValueError:
+            self.check_open()  # closed by another thread in this moment
+            raise
         finally:
             ctrl_c.cancel()  # does nothing once the stream has ended
 
     def _deadline(self, timeout: float | None) -> float | None:
-        """What a call is given: None is the client's own, infinity none at all."""
-        seconds = self._timeout if timeout is None else timeout
-        return None if seconds == math.inf else seconds
+        """What a call is given: None is the client's own, infinity none at all. Every call begins with this."""
+        self.check_open()
+        return seconds(self._timeout if timeout is None else timeout)
+
+    def _failed(self, error: grpc.RpcError, deadline: float | None, request_bytes: int | None = None) -> FluoroscopeError:
+        """The exception for a call that failed; it knows more of this client's own server and of its time limit than gRPC does."""
+        if error.code() is grpc.StatusCode.CANCELLED and self._closed:
+            return CancelledError("this client was closed while the call was running")
+        if error.code() is grpc.StatusCode.UNAVAILABLE and self.server is not None and not self._closed:
+            # The connection breaks a moment before the process is known to have ended.
+            if (how := self.server.ended(patience=1)) is not None:
+                return UnavailableError(f"the server of this client {how}")
+        return from_rpc(error, self.target, request_bytes, deadline)
 
     def __enter__(self) -> Client:
         return self
@@ -192,7 +223,7 @@ def connect(
     """Connects to a running server.
 
     Args:
-      target: its gRPC address, "host:port".
+      target: its gRPC address, "host:port", or only the host for port 7070.
       timeout: seconds after which any call of this client but load_model fails with DeadlineExceededError. Default: none; Ctrl-C cancels a call on the
         server too.
       principal: a name for yourself, 1 to 128 of A-Z a-z 0-9 . _ -. The server shares itself out fairly between principals, and jobs belong to them: to find
@@ -201,10 +232,11 @@ def connect(
 
     Raises:
       UnavailableError: no server answers there.
+      ValueError: `target` is a web address, or `timeout` is not more than 0.
     """
     client = Client(target, timeout=timeout, principal=principal, priority=priority)
     try:
-        client.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout=timeout or 10)
+        client.unary("/fluoroscope.v1.Models/ListModels", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout=10 if timeout is None else timeout)
     except BaseException:
         client.close()
         raise

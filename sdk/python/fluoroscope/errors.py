@@ -130,6 +130,7 @@ class FluoroscopeWarning(UserWarning):
     """A result that is correct but probably not what was meant, such as a patch that changes nothing."""
 
 
+_OUT_OF_TIME = re.compile(r"Deadline Exceeded|Stream removed \(Deadline Exceeded\)")  # gRPC's words; the server's own say where the time went
 _TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 _BY_CODE: dict[grpc.StatusCode, type[FluoroscopeError]] = {
@@ -145,14 +146,20 @@ def of_code(number: int, message: str) -> FluoroscopeError:
     return _BY_NUMBER.get(number, UnknownError)(message)
 
 
-def from_rpc(error: grpc.RpcError, target: str, request_bytes: int | None = None) -> FluoroscopeError:
-    """The exception of this package for a failed call to `target`, whose request was so many bytes long (None: a stream of small ones)."""
+def from_rpc(error: grpc.RpcError, target: str, request_bytes: int | None = None, seconds: float | None = None) -> FluoroscopeError:
+    """The exception of this package for a failed call to `target`, whose request was so many bytes long (None: a stream of small ones), and which had so many
+    seconds."""
     code: grpc.StatusCode = error.code()
     details: str = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         details = (
             f"no server answers at {target}. Start one with `fluoroscope-server --model NAME=DIR`, or let this process start one: "
             f"fs.serve(\"smollm2-135m\"). ({details})"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds is not None and _OUT_OF_TIME.fullmatch(details):
+        details = (
+            f"the call took longer than its timeout of {seconds:g} s. Give it a longer one (timeout=...), or all calls: fs.connect(..., timeout=...), "
+            "fs.serve(..., call_timeout=...); math.inf is no limit"
         )
     # gRPC itself refuses a request over the server's receive limit, before the server sees it. A reply that is too large reads the same, with its own size.
     too_large = _TOO_LARGE.search(details) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None

@@ -86,6 +86,18 @@ class LocalServer:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def ended(self, patience: float = 0) -> str | None:
+        """How the process has ended, in words, with the end of its log; None when it still runs after so many seconds."""
+        if self._process is None:
+            return None
+        try:
+            status = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return None
+        how = f"with status {status}" if status >= 0 else f"with signal {-status} ({signal.Signals(-status).name})"
+        tail = self.log_tail()
+        return f"ended {how}. " + (f"The end of its log:\n{tail}" if tail else "Its log is gone, or empty")
+
     def stop(self, grace: float = 15) -> None:
         """Ends the server: SIGTERM, on which it finishes or cancels its work, and SIGKILL after `grace` seconds. May be called again."""
         with self._stopping:
