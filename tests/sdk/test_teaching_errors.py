@@ -1,11 +1,12 @@
 """Errors that say what to write instead."""
 
+import inspect
 import re
 
 import fluoroscope as fs
 import numpy as np
 import pytest
-from fluoroscope import suggest, sweep
+from fluoroscope import hints, suggest, sweep
 from fluoroscope.selections import as_prompts
 
 CLEAN, CORRUPT = "The capital of France is", "The capital of Italy is"
@@ -90,6 +91,72 @@ def test_other_choices(model):
     refused(lambda: model.run_with_hooks(CLEAN, metrics=[lambda logits: 0]), "metrics: <function", "is not a metric")
     refused(lambda: model.run_with_cache(CLEAN, SITE, grad_of=len), "grad_of: <built-in function len> is not a metric")
     refused(lambda: fs.swap_subspace(SITE, np.ones(3), source="a", part="row"), "part: 'row' is not one of", "did you mean 'row_space'?")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda m: m.sweep(CLEAN, CORRUPT, metric=DIFF, layer=5), ["sweep() does not take layer; did you mean layers? It takes clean, corrupt, site, over, metric"]),
+        (lambda m: m.sweep(CLEAN, CORRUPT, metrics=[DIFF]), ["sweep() does not take metrics; did you mean metric? It takes"]),
+        (lambda m: m.attribute(CLEAN, CORRUPT, metric=DIFF, step=3), ["attribute() does not take step; did you mean steps?"]),
+        (lambda m: m.path_patch(CLEAN, CORRUPT, metric=DIFF, norm=1), ["path_patch() does not take norm; did you mean norms?", "mlps, norms"]),
+        (lambda m: m.generate(CLEAN, do_sample=True), ["generate() does not take do_sample; over temperature=0 tokens are drawn. It takes prompts, max_new_tokens"]),
+        (lambda m: m.generate(CLEAN, temprature=1, zzz=2), ["generate() does not take temprature, zzz; did you mean temperature?"]),
+        (lambda m: m.run_with_hooks(CLEAN, fwd_hooks=[]), ["run_with_hooks() does not take fwd_hooks; edits are data here: interventions=[fs.patch(...), fs.zero(...)]. It"]),
+        (lambda m: m.run_with_cache(CLEAN, return_type="loss"), ["run_with_cache() does not take return_type; choose with logits= and metrics=[...]. It takes"]),
+        (lambda m: m.run_with_cache(CLEAN, name_filter="x"), ["did you mean names_filter?"]),
+        (lambda m: m.keep(CLEAN, SITE, layer=3), ["keep() does not take layer; did you mean layers? It takes prompts, names_filter, ttl"]),
+        (lambda m: m.put(SITE, [], token=3), ["put() does not take token; did you mean tokens?"]),
+        (lambda m: m.logit_lens(CLEAN, position=3), ["logit_lens() does not take position; did you mean positions?"]),
+        (lambda m: m.logit_attrs(CLEAN, " Paris", positions=3), ["logit_attrs() does not take positions; did you mean position?"]),
+        (lambda m: m.causal_trace(CLEAN, "France", windows=3), ["causal_trace() does not take windows; did you mean window?"]),
+        (lambda m: m.top_tokens(CLEAN, n=3), ["top_tokens() does not take n. It takes prompts, k, position"]),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_not_there(model, ask, words):
+    refused(lambda: ask(model), *words, kind=TypeError)
+
+
+def test_names_of_other_libraries(model):
+    _, cache = model.run_with_cache(CLEAN, SITE, logits=None)
+    for owner, name, hint in (
+        (model, "to_tokens", "'Model' object has no attribute 'to_tokens'; here it is model.tokenize(text)"),
+        (model, "to_string", "here it is model.detokenize(ids)"),
+        (model, "to_single_str_token", "here it is model.to_str_tokens([id])[0]"),
+        (model, "cfg", "here it is model.info"),
+        (model, "W_Q", 'here it is model.weights["W_Q", layer]'),
+        (cache, "remove_batch_dim", "here it is remove_batch_dim=True of model.run_with_cache"),
+        (cache, "get_full_resid_decomposition", "here it is cache.decompose_resid and cache.stack_head_results"),
+        (fs.AsyncModel(model, None), "to_tokens", "'AsyncModel' object has no attribute 'to_tokens'; here it is model.tokenize(text)"),
+        (fs.AsyncModel(model, None), "W_Q", 'here it is await model.weight("blocks.3.attn.W_Q")'),
+        (fs.AsyncModel(model, None), "weights", 'here it is await model.weight("blocks.3.attn.W_Q"), and their names await model.weight_infos()'),
+    ):
+        refused(lambda owner=owner, name=name: getattr(owner, name), hint, kind=AttributeError)
+        assert not hasattr(owner, name)
+    for owner in (model, fs.AsyncModel(model, None)):
+        refused(lambda owner=owner: owner(CLEAN), "object is not callable; a model is not called here: model.run_with_cache(prompts) gives", kind=TypeError)
+    refused(lambda: model.nonsense, "'Model' object has no attribute 'nonsense'", kind=AttributeError)
+
+
+def test_every_hint_names_something_that_exists(model):
+    """A hint of what is not there would be worse than none."""
+    _, cache = model.run_with_cache(CLEAN, SITE, logits=None)
+    for table, owner in ((hints.MODEL, model), (hints.ASYNC_MODEL, fs.AsyncModel(model, None)), (hints.CACHE, cache)):
+        for name, hint in table.items():
+            assert not hasattr(type(owner), name), name
+            for word, attribute in re.findall(r"\b(model|cache)\.(\w+)", hint):
+                holder = {"model": type(owner) if table is not hints.CACHE else fs.Model, "cache": fs.ActivationCache}[word]
+                assert hasattr(holder, attribute) or attribute == "info", (name, attribute)
+    everything = {name for method in (fs.Model.run_with_hooks, fs.Model.run, fs.Model.generate, fs.Model.sweep) for name in inspect.signature(method).parameters}
+    for name, hint in hints.KEYWORDS.items():
+        assert name not in everything
+        assert all(argument in everything for argument in re.findall(r"(\w+)=", hint)), hint
+
+
+def test_warnings_point_to_the_line_that_called(model):
+    with pytest.warns(fs.FluoroscopeWarning, match="changes nothing") as caught:
+        model.run_with_hooks(CLEAN, [fs.patch(SITE, source=CLEAN)])
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_the_same_errors_when_awaited(model):

@@ -8,10 +8,11 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType, TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import numpy as np
 
+from fluoroscope import hints
 from fluoroscope.aio_handles import AsyncHandle, AsyncHandles
 from fluoroscope.client import Client, Priority, connect
 from fluoroscope.generate import GeneratedToken, Generation
@@ -207,6 +208,15 @@ class AsyncModel:
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._run(Underway(), function, *args, **kwargs)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise hints.no_attribute(self, name, hints.ASYNC_MODEL)
+
+    def __call__(self, *prompts: Any, **options: Any) -> NoReturn:
+        """Always TypeError: it says which method to call."""
+        raise hints.not_called(self)
 
     def hooks(self) -> HookTable:
         """The hook points of this model, with their equations and shapes. Known already: nothing to await."""

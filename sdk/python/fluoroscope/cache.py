@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
+from fluoroscope import hints
 from fluoroscope._proto.v1 import inference_pb2, tensor_pb2
 from fluoroscope.names import HookKey, hook_name
 from fluoroscope.ragged import Ragged, shape_text, stack
@@ -146,6 +147,11 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
             inner = str(layers[0]) if len(layers) == 1 else f"{{{_ranges(layers)}}}"
             listed.append((f"blocks.{inner}.{name}", [f"blocks.{layer}.{name}" for layer in layers]))
         return listed
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise hints.no_attribute(self, name, hints.CACHE)
 
     def __repr__(self) -> str:
         from fluoroscope.results import bytes_text

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fluoroscope import options as keywords
 from fluoroscope import metrics as make_metric
 from fluoroscope.interventions import noise as add_noise
 from fluoroscope.metrics import Metric
@@ -100,6 +101,7 @@ class CausalTrace:
         return "\n".join(lines)
 
 
+@keywords.strict
 def causal_trace(
     model: Model,
     prompt: Prompts,

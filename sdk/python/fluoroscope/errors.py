@@ -6,7 +6,10 @@ The server's messages say what was wrong and what is allowed; they are passed on
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import warnings
 
 import grpc
 
@@ -130,6 +133,15 @@ class FluoroscopeWarning(UserWarning):
     """A result that is correct but probably not what was meant, such as a patch that changes nothing."""
 
 
+def warn(message: str) -> None:
+    """A FluoroscopeWarning at the line outside this package that made the call."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, FluoroscopeWarning, stacklevel=level)
+
+
+_HERE = os.path.dirname(__file__) + os.sep
 _OUT_OF_TIME = re.compile(r"Deadline Exceeded|Stream removed \(Deadline Exceeded\)")  # gRPC's words; the server's own say where the time went
 _TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 

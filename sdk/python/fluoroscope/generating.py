@@ -88,14 +88,14 @@ class Generating(Running):
         Raises:
           InvalidArgumentError: an argument is out of range; the message says what is allowed.
         """
-        keywords.check("generate", options, GenerateOptions.__annotations__)
+        keywords.check(Generating.generate, options, GenerateOptions.__annotations__)
         plan, request = _request(self, prompts, max_new_tokens, options)
         return Generation(plan, request, self._client.stream(METHOD, request, timeout), self.info.layers)
 
     @keywords.shows(GenerateOptions, DEFAULTS)
     def estimate_generate(self, prompts: Prompts, max_new_tokens: int = 64, **options: Unpack[GenerateOptions]) -> Estimate:
         """What `generate` with these arguments would cost, without running it: as if every continuation took all its tokens and nothing were reused."""
-        keywords.check("estimate_generate", options, GenerateOptions.__annotations__)
+        keywords.check(Generating.estimate_generate, options, GenerateOptions.__annotations__)
         _, request = _request(self, prompts, max_new_tokens, options)
         return Estimate.of(self._client.unary(_ESTIMATE, request, inference_pb2.EstimateReply))
 
@@ -111,7 +111,7 @@ class Generating(Running):
         Raises:
           FailedPreconditionError: the model has no chat template.
         """
-        keywords.check("chat", options, ChatOptions.__annotations__)
+        keywords.check(Generating.chat, options, ChatOptions.__annotations__)
         return self.generate(self.chat_text(messages), max_new_tokens, bos="never", parse_special_tokens=True, timeout=timeout, **options)
 
     def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:

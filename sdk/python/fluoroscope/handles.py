@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fluoroscope import options as keywords
 from fluoroscope._proto.v1 import handle_pb2, handles_pb2, tensor_pb2
 from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.arrays import plain
@@ -191,6 +192,7 @@ def _delete_quietly(handles: Sequence[Handle], failing: bool) -> None:
             handle.delete()
 
 
+@keywords.strict
 def keep(
     model: Model,
     prompts: Prompts,
@@ -222,6 +224,7 @@ def keep(
     return Handles(made, model.info.layers, plan.single)
 
 
+@keywords.strict
 def put(
     model: Model,
     site: HookKey,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from fluoroscope._proto.v1 import jobs_pb2
-from fluoroscope.errors import FluoroscopeError, FluoroscopeWarning, of_code
+from fluoroscope.errors import FluoroscopeError, of_code, warn
 from fluoroscope.path_result import PathResult
 from fluoroscope.paths import PathPlan
 from fluoroscope.sweep import SweepPlan
@@ -181,11 +180,9 @@ def find_job(client: Client, id: str) -> Job[Any]:
 def _submit(client: Client, request: jobs_pb2.SubmitJobRequest, read: Callable[[Iterable[bytes], bool | None], Result]) -> Job[Result]:
     message = client.unary(_SERVICE + "Submit", request, jobs_pb2.Job)
     if not client.principal_given:
-        warnings.warn(
+        warn(
             f"job {message.id} belongs to this client, whose name is random: no other process will find it. Connect with a name of your own, "
-            'fs.connect(..., principal="me"), or set FLUOROSCOPE_PRINCIPAL',
-            FluoroscopeWarning,
-            stacklevel=4,
+            'fs.connect(..., principal="me"), or set FLUOROSCOPE_PRINCIPAL'
         )
     return Job(client, message, read)
 

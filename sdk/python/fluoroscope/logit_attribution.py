@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fluoroscope import options as keywords
 from fluoroscope import metrics as make_metric
 from fluoroscope.cache import TopKValues
 from fluoroscope.requests import CaptureChoice, Dot, Writes
@@ -110,6 +111,7 @@ class LogitAttribution:
         return "\n".join(lines)
 
 
+@keywords.strict
 def logit_attrs(
     model: Model,
     prompts: Prompts,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fluoroscope import options as keywords
 from fluoroscope.cache import LensValues
 from fluoroscope.requests import CaptureChoice, Lens
 from fluoroscope.results import Provenance, TopToken, TopTokens
@@ -126,6 +127,7 @@ class LogitLens:
         return list(there).index(absolute)
 
 
+@keywords.strict
 def logit_lens(
     model: Model,
     prompt: Prompts,

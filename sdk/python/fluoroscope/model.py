@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluoroscope import subspace
+from fluoroscope import hints, subspace
+from fluoroscope import options as keywords
 from fluoroscope._proto.v1 import inference_pb2, models_pb2
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
@@ -76,6 +77,7 @@ class Model(Generating, Patching):
 
     # Runs.
 
+    @keywords.strict
     def run_with_cache(
         self,
         prompts: Prompts,
@@ -130,6 +132,7 @@ class Model(Generating, Patching):
         result = self._run(plan, bfloat16, remove_batch_dim, timeout)
         return result.logits, result.cache
 
+    @keywords.strict
     def run_with_hooks(
         self,
         prompts: Prompts,
@@ -166,6 +169,7 @@ class Model(Generating, Patching):
                            parse_special_tokens=parse_special_tokens, isolated=isolated)
         return self._run(plan, bfloat16, False, timeout)
 
+    @keywords.strict
     def run(
         self,
         *,
@@ -202,6 +206,7 @@ class Model(Generating, Patching):
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, isolated=isolated)
         return self._run(plan, bfloat16, False, timeout)
 
+    @keywords.strict
     def subspace_effects(
         self,
         prompts: Prompts,
@@ -230,6 +235,7 @@ class Model(Generating, Patching):
         result = self.run_with_hooks(rows, edits, metrics=repeated, logits=None, bos=bos, parse_special_tokens=parse_special_tokens, timeout=timeout)
         return SubspaceEffects.of(chosen, result.metrics)
 
+    @keywords.strict
     def top_tokens(
         self,
         prompts: Prompts,
@@ -289,6 +295,7 @@ class Model(Generating, Patching):
         """
         return put(self, site, value, tokens=tokens, ttl=ttl, **options)
 
+    @keywords.strict
     def estimate(
         self,
         prompts: Prompts,
@@ -318,6 +325,15 @@ class Model(Generating, Patching):
             f"Model({self.name!r}: {info.family}, {info.layers} layers, {info.heads} heads, d_model {info.d_model}, "
             f"{info.parameters / 1e6:.1f} M parameters, {info.dtype} on {info.device})"
         )
+
+    def __call__(self, *prompts: Any, **options: Any) -> NoReturn:
+        """Always TypeError: it says which method to call."""
+        raise hints.not_called(self)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise hints.no_attribute(self, name, hints.MODEL)
 
     def causal_trace(
         self, prompt: Prompts, subject: str | Positions | Sequence[Any], metric: Metric | Sequence[Metric] | None = None, **options: Any

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from fluoroscope.hints import KEYWORDS
+from fluoroscope.suggest import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,8 +27,37 @@ def shows(options: type, defaults: Mapping[str, Any]) -> Callable[[F], F]:
     return decorate
 
 
-def check(method: str, options: Mapping[str, object], known: Collection[str]) -> None:
-    """TypeError, as Python's own, for an option that is not known."""
-    unknown = options.keys() - known
-    if unknown:
-        raise TypeError(f"{method}() does not take {', '.join(sorted(unknown))}")
+def strict(function: F) -> F:
+    """A function whose error for an argument that it does not have says what was meant. (Python's own names only the wrong one.)"""
+    known = _named(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        _refuse(function.__name__, given.keys() - set(known), known)
+        return function(*args, **given)
+
+    return cast(F, call)
+
+
+def check(method: Callable[..., Any], options: Mapping[str, object], known: Collection[str]) -> None:
+    """TypeError, as Python's own, for an option that is not known; it also says which argument of the method was meant."""
+    _refuse(method.__name__, options.keys() - set(known), [*dict.fromkeys([*_named(method), *known])])
+
+
+def _named(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name not in ("self", "model")]
+
+
+def _refuse(method: str, unknown: Collection[str], known: Sequence[str]) -> None:
+    if not unknown:
+        return
+    why = []
+    for name in sorted(unknown):
+        near = nearest(name, known)
+        if name in KEYWORDS:
+            why.append(KEYWORDS[name])
+        elif near is not None:
+            why.append(f"did you mean {near}?")
+    told = f"{method}() does not take {', '.join(sorted(unknown))}" + "".join(f"; {reason}" for reason in why)
+    raise TypeError(f"{told}{'' if told.endswith('?') else '.'} It takes {', '.join(known)}")

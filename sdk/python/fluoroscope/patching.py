@@ -143,7 +143,7 @@ class Patching(Tokens):
         Warns:
           FluoroscopeWarning: a pair's prompts have the same tokens.
         """
-        keywords.check("sweep", options, SweepOptions.__annotations__)
+        keywords.check(Patching.sweep, options, SweepOptions.__annotations__)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
         if as_job:
             return submit_sweep(self._client, plan)
@@ -160,7 +160,7 @@ class Patching(Tokens):
         **options: Unpack[SweepOptions],
     ) -> SweepEstimate:
         """What such a sweep would cost, without running it. Arguments as in `sweep`; a wrong request gives the same errors."""
-        keywords.check("estimate_sweep", options, SweepOptions.__annotations__)
+        keywords.check(Patching.estimate_sweep, options, SweepOptions.__annotations__)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_SWEEP, plan.request, patching_pb2.SweepEstimate))
 
@@ -226,7 +226,7 @@ class Patching(Tokens):
         Raises:
           As `sweep`.
         """
-        keywords.check("path_patch", options, paths.OPTIONS)
+        keywords.check(Patching.path_patch, options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         if as_job:
             return submit_paths(self._client, plan)
@@ -237,7 +237,7 @@ class Patching(Tokens):
         **options: Any,
     ) -> SweepEstimate:  # fmt: skip
         """What such a run would cost, without running it. Arguments as in `path_patch`; a wrong request gives the same errors."""
-        keywords.check("estimate_path_patch", options, paths.OPTIONS)
+        keywords.check(Patching.estimate_path_patch, options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         return SweepEstimate.of(self._client.unary(_ESTIMATE_PATH_PATCH, plan.request, patching_pb2.SweepEstimate))
 
@@ -277,7 +277,7 @@ class Patching(Tokens):
         """
         chosen = sweeps.choice(method, ATTRIBUTION_METHODS, "method")
         steps = whole(steps, "steps", 1)
-        keywords.check("attribute", options, SweepOptions.__annotations__)
+        keywords.check(Patching.attribute, options, SweepOptions.__annotations__)
         plan = sweeps.build(self.name, clean, corrupt, site=site, over=over, metric=metric, hooks=self._hooks, **options)
         request = attribution_pb2.AttributeRequest(grid=plan.request, method=chosen, steps=steps)
         _verify(request, verify, plan.request.seed)
@@ -316,7 +316,7 @@ class Patching(Tokens):
         """
         chosen = sweeps.choice(method, EDGE_METHODS, "method")
         steps = whole(steps, "steps", 1)
-        keywords.check("attribute_edges", options, paths.OPTIONS)
+        keywords.check(Patching.attribute_edges, options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
         request = attribution_pb2.AttributeEdgesRequest(paths=plan.request, method=chosen, steps=steps)
         _verify(request, verify, whole(seed, "seed", 0, 2**64 - 1))

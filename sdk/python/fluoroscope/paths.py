@@ -69,7 +69,7 @@ def build(
     )
 
 
-OPTIONS = frozenset(name for name, one in inspect.signature(build).parameters.items() if one.kind is one.KEYWORD_ONLY)
+OPTIONS = tuple(name for name, one in inspect.signature(build).parameters.items() if one.kind is one.KEYWORD_ONLY)
 
 
 class _Ends:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import re
-import warnings as python_warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
-from fluoroscope.errors import FluoroscopeWarning
+from fluoroscope.errors import warn
 from fluoroscope.hooks import HookTable
 from fluoroscope.indices import is_int
 from fluoroscope.metrics import Metric
@@ -118,7 +117,7 @@ class Running(Tokens):
         messages = [message for message in reply.summary.warnings if not _COPY_WARNING.match(message)]
         messages += _useless_patches(plan, reply)
         for message in messages:
-            python_warnings.warn(message, FluoroscopeWarning, stacklevel=4)
+            warn(message)
         return tuple(messages)
 
 

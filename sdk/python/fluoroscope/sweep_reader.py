@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
 
 from fluoroscope._proto.v1 import patching_pb2
-from fluoroscope.errors import DataLossError, FluoroscopeWarning
+from fluoroscope.errors import DataLossError, warn
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
 from fluoroscope.paths import PathPlan
@@ -68,7 +67,7 @@ def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Re
             bar.close()
     reader.finish()
     for warning in cast(patching_pb2.SweepSummary, reader.summary).warnings:
-        warnings.warn(warning, FluoroscopeWarning, stacklevel=4)
+        warn(warning)
     return reader
 
 
