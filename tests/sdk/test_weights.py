@@ -10,7 +10,7 @@ def test_names_and_shapes(model):
     assert len(weights) == 30 * 9 + 3 and "blocks.3.attn.W_Q" in weights and "blocks.3.attn.b_Q" not in weights
     assert weights.info("blocks.3.attn.W_K") == fs.WeightInfo("blocks.3.attn.W_K", ("kv_head", "d_model", "d_head"), (3, 576, 64))
     assert list(weights)[0] == "embed.W_E" and "blocks.{l}.mlp.W_gate  [d_model 576, d_mlp 1536]" in repr(weights)
-    with pytest.raises(KeyError, match=r"blocks\.0\.attn\.W_Q"):
+    with pytest.raises(KeyError, match=r"layer 30 of 'blocks\.30\.attn\.W_Q' lies behind the last; this model has 30, 0 to 29"):
         weights["blocks.30.attn.W_Q"]
 
 

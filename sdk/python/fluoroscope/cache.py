@@ -15,6 +15,7 @@ from fluoroscope._proto.v1 import inference_pb2, tensor_pb2
 from fluoroscope.names import HookKey, hook_name
 from fluoroscope.ragged import Ragged, shape_text, stack
 from fluoroscope.residual_stacks import ResidualStacks
+from fluoroscope.suggest import meant
 
 if TYPE_CHECKING:
     from fluoroscope.model import Model
@@ -115,7 +116,7 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
         name = hook_name(key, self._layers)
         if name not in self._entries:
             there = ", ".join(group for group, _ in self._groups()) or "nothing"
-            raise KeyError(f"{name} was not captured; this cache has {there}")
+            raise KeyError(f"{name} was not captured; this cache has {there}{meant(name, self._entries)}")
         return self._entries[name]
 
     def __contains__(self, key: object) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import overload
 
 from fluoroscope._proto.v1 import models_pb2
+from fluoroscope.names import HookKey, hook_name, needs_layer
+from fluoroscope.suggest import missing
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Hook:
 class HookTable(Sequence[Hook]):
     """The hook points of a model, in the order in which a forward pass reaches them. Prints as a table.
 
-    `names()` lists every single one; `table["blocks.5.hook_resid_pre"]` (or a name with {l}) finds one.
+    `names()` lists every single one; `table["blocks.5.hook_resid_pre"]`, `table["resid_pre", 5]` or `table["resid_pre"]` (or a name with {l})
+    finds one.
     """
 
     def __init__(self, hooks: Sequence[Hook], layers: int) -> None:
@@ -82,17 +85,23 @@ class HookTable(Sequence[Hook]):
         return any(fnmatch.fnmatchcase(hook.name.replace("{l}", str(layer)), site) for layer in range(self._layers))
 
     @overload
-    def __getitem__(self, key: int | str) -> Hook: ...
+    def __getitem__(self, key: int | HookKey) -> Hook: ...
     @overload
     def __getitem__(self, key: slice) -> Sequence[Hook]: ...
-    def __getitem__(self, key: int | str | slice) -> Hook | Sequence[Hook]:
-        if not isinstance(key, str):
+    def __getitem__(self, key: int | HookKey | slice) -> Hook | Sequence[Hook]:
+        if not isinstance(key, str | tuple):
             return self._hooks[key]
-        name = re.sub(r"^blocks\.\d+\.", "blocks.{l}.", key)
+        # What every layer has is one hook point of this table, so that here the layer may be left out.
+        name = hook_name((key, 0) if isinstance(key, str) and needs_layer(key) else key, self._layers)
+        if (layer := re.match(r"blocks\.(\d+)\.", name)) is not None:
+            if int(layer[1]) >= self._layers:
+                raise KeyError(f"layer {layer[1]} of {key!r} lies behind the last; this model has {self._layers}, 0 to {self._layers - 1}")
+            name = f"blocks.{{l}}.{name[layer.end():]}"
         for hook in self._hooks:
             if hook.name == name:
                 return hook
-        raise KeyError(f"no hook point {key!r}; there are {', '.join(hook.name for hook in self._hooks)}")
+        known = [hook.name for hook in self._hooks]
+        raise KeyError(missing(f"no hook point {key!r}", name, known, f"there are {', '.join(known)}"))
 
     def __len__(self) -> int:
         return len(self._hooks)

@@ -16,6 +16,7 @@ _ALIASES = {
 _ATTENTION = frozenset({"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores"})
 _MLP = frozenset({"pre", "pre_linear", "post"})
 _NORM = frozenset({"scale", "normalized"})
+_LAYERED = _ATTENTION | _MLP | {"resid_pre", "resid_mid", "resid_post", "attn_in", "attn_out", "mlp_in", "mlp_out", "q_input", "k_input", "v_input"}
 _PARTS = {"a": "attn", "attn": "attn", "attention": "attn", "m": "mlp", "mlp": "mlp", "ln1": "ln1", "ln2": "ln2"}
 
 
@@ -29,10 +30,13 @@ def hook_name(key: HookKey, layers: int | None = None) -> str:
       layers: how many layers the model has; needed for negative layers.
 
     Raises:
-      KeyError: the key is not of one of these forms.
+      KeyError: the key is not of one of these forms, or does not say which layer.
     """
     if isinstance(key, str):
         name, layer, part = key, None, None
+        if needs_layer(name):
+            short, pattern = name.removeprefix("hook_"), hook_name((name.removeprefix("hook_"), 0)).replace("blocks.0.", "blocks.*.")
+            raise KeyError(f"{name!r} is in every layer: say which, ({short!r}, 5); {pattern!r} is all of them")
         if "." in name or name.startswith("hook_") or name in ("logits",):
             return _from_last(name, layers)
     elif isinstance(key, tuple) and 1 <= len(key) <= 3 and isinstance(key[0], str):
@@ -60,6 +64,14 @@ def counted_layer(layer: int, layers: int | None, key: object) -> int:
     if layer < 0 and (layers is None or layer + layers < 0):
         raise KeyError(f"layer {layer} of {key!r} lies before the first layer" + (f" of {layers}" if layers else ""))
     return layer + (layers or 0) if layer < 0 else layer
+
+
+def needs_layer(key: object) -> bool:
+    """Whether this is the name of a hook point that every layer has, without a layer: "resid_pre" or "hook_resid_pre"."""
+    if not isinstance(key, str) or "." in key:
+        return False
+    name = key.removesuffix("_grad").removeprefix("hook_")
+    return _ALIASES.get(name, name) in _LAYERED
 
 
 def is_layered(key: object) -> bool:

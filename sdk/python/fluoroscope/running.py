@@ -15,7 +15,7 @@ from fluoroscope.errors import warn
 from fluoroscope.hooks import HookTable
 from fluoroscope.indices import is_int
 from fluoroscope.metrics import Metric
-from fluoroscope.names import HookKey, hook_name, is_layered
+from fluoroscope.names import HookKey, hook_name, is_layered, needs_layer
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build
 from fluoroscope.results import Metrics, ModelInfo, Provenance, RunResult, Timing
@@ -87,7 +87,8 @@ class Running(Tokens):
 
     def _site(self, key: Any) -> str:
         """The full name of a hook point, or a glob as it is."""
-        return key if isinstance(key, str) and not key.startswith("blocks.-") else hook_name(key, self.info.layers)
+        as_it_is = isinstance(key, str) and not key.startswith("blocks.-") and not needs_layer(key)
+        return key if as_it_is else hook_name(key, self.info.layers)
 
     def _call(self, plan: Plan, bfloat16: Bfloat16, timeout: float | None) -> tuple[Reply, Assembler]:
         assembler = Assembler(plan.rows, bfloat16)
