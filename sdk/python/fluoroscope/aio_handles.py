@@ -31,6 +31,9 @@ class AsyncHandle:
         array: np.ndarray = await self._call(lambda: self.handle.numpy(**options))
         return array
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError("a handle is on the server: await handle.numpy() fetches its values, or a part of them")
+
     async def renew(self, ttl: int = 600) -> None:
         """From now on it lives for `ttl` seconds more."""
         await self._call(self.handle.renew, ttl)
@@ -65,6 +68,9 @@ class AsyncHandles(Mapping[str, "AsyncHandle | tuple[AsyncHandle, ...]"]):
 
     def __len__(self) -> int:
         return len(self._handles)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError("these are several handles, on the server: await handles[site].numpy() fetches the values of one")
 
     def all(self) -> list[AsyncHandle]:
         """Every handle, in the order in which the run made them."""

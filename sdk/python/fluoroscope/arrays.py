@@ -26,10 +26,20 @@ def float32(values: Any, what: str = "value") -> np.ndarray:
             raise ValueError(f"{what} has a None in it; give numbers only")
         with np.errstate(over="ignore"):
             array = given.astype("<f4")
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{what} is {type(values).__name__}, not numbers: {error}") from None
-    if given.dtype.kind in "iuf" and given.dtype.itemsize > 4 and not np.isfinite(array).all():
-        large = given[np.isfinite(given) & ~np.isfinite(array)]
+    if given.dtype.kind in "fO" and given.dtype.itemsize > 4 and not np.isfinite(array).all():
+        wide = given.astype(np.float64)  # of Python's integers too
+        large = wide[np.isfinite(wide) & ~np.isfinite(array)]
         if large.size:
-            raise ValueError(f"{what} has {large.flat[0]:.6g} in it; numbers are float32, at most {np.finfo(np.float32).max:.4g}")
+            told = "has" if given.ndim else "is"
+            raise ValueError(f"{what} {told} {large.flat[0]:.6g}{' in it' if given.ndim else ''}; numbers are float32, at most {np.finfo(np.float32).max:.4g}")
     return array
+
+
+def number(value: Any, what: str) -> float:
+    """A single number, finite in float32 if it is finite; ValueError, which says `what` it is, for anything else."""
+    array = float32(value, what) if value is None or hasattr(value, "__float__") else None
+    if array is None or array.ndim:
+        raise ValueError(f"{what} is {value!r}; it must be a number")
+    return float(value)

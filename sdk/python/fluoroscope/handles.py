@@ -22,6 +22,7 @@ from fluoroscope.arrays import plain
 from fluoroscope.indices import from_start, whole
 from fluoroscope.names import HookKey, hook_name, is_layered
 from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message
+from fluoroscope.suggest import listed, meant
 from fluoroscope.wire import NUMPY_DTYPES, read_reply
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class Handle:
         ((header, array),) = reply.tensors
         return decode_bfloat16(array, bfloat16) if header.dtype == tensor_pb2.DTYPE_BF16 else array
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError("a handle is on the server: handle.numpy() fetches its values, or a part of them")
+
     def renew(self, ttl: int = 600) -> None:
         """From now on it lives for `ttl` seconds more."""
         request = handles_pb2.RenewHandleRequest(handle=self.id, ttl_seconds=whole(ttl, "ttl", 1))
@@ -147,9 +151,10 @@ class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
         self._single = single
 
     def __getitem__(self, key: HookKey) -> Handle | tuple[Handle, ...]:
-        found = self._by_name.get(hook_name(key, self._layers))
+        name = hook_name(key, self._layers)
+        found = self._by_name.get(name)
         if found is None:
-            raise KeyError(f"{hook_name(key, self._layers)} was not kept; there are {', '.join(self._by_name)}")
+            raise KeyError(f"{name} was not kept; there are {listed(self._by_name)}{meant(name, self._by_name)}")
         return found[0] if self._single else tuple(found)
 
     def __iter__(self) -> Iterator[str]:
@@ -157,6 +162,9 @@ class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError("these are several handles, on the server: handles[site].numpy() fetches the values of one")
 
     def all(self) -> list[Handle]:
         """Every handle, in the order in which the run made them."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
-from fluoroscope.arrays import plain
+from fluoroscope.arrays import number, plain
 from fluoroscope.handles import Handle
 from fluoroscope.indices import whole
 from fluoroscope.selections import At, Positions, Prompts, Where, as_at, as_ints, positions_message, tensor_message
@@ -66,13 +66,13 @@ def set(where: Where, value: ArrayLike | Handle) -> Intervention:  # noqa: A001
 
 def add(where: Where, value: ArrayLike | Handle, scale: float = 1.0) -> Intervention:
     """Steering: adds scale * value. Shapes and errors as in fs.set."""
-    message = plan_pb2.Add(**_given(value), scale=scale)
+    message = plan_pb2.Add(**_given(value), scale=number(scale, "scale"))
     return _plain("add", where, f"{_array(value)}, scale={scale}", add=message)
 
 
 def scale(where: Where, factor: float) -> Intervention:
     """Multiplies by a factor."""
-    return _plain("scale", where, f"{factor}", scale=plan_pb2.Scale(factor=factor))
+    return _plain("scale", where, f"{factor}", scale=plan_pb2.Scale(factor=number(factor, "factor")))
 
 
 def mean(
@@ -153,6 +153,8 @@ def freeze(where: Where) -> Intervention:
 def interpolate(where: Where, weight: float, *, source: Prompts, source_positions: Positions = None) -> Intervention:
     """(1 - weight) * own value + weight * the source's. Sources as in fs.patch; weights outside 0 to 1 extrapolate."""
 
+    weight = number(weight, "weight")
+
     def make(sources: Sequence[int]) -> plan_pb2.Intervention:
         return plan_pb2.Intervention(interpolate=plan_pb2.Interpolate(source=_copy(sources[0], source_positions), weight=weight))
 
@@ -215,7 +217,7 @@ def noise(where: Where, stddev: float, *, seed: int) -> Intervention:
     """Adds Gaussian noise. A number depends only on the seed and its place (prompt's number, hook point, position, head, unit): the noise is the same in
     every batch and on every device."""
     seed = whole(seed, "seed", 0, 2**64 - 1)
-    return _plain("noise", where, f"{stddev}, seed={seed}", noise=plan_pb2.Noise(stddev=stddev, seed=seed))
+    return _plain("noise", where, f"{stddev}, seed={seed}", noise=plan_pb2.Noise(stddev=number(stddev, "stddev"), seed=seed))
 
 
 def handle_id(value: Any) -> str | None:

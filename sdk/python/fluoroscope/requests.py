@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import inference_pb2, plan_pb2
+from fluoroscope.arrays import plain
 from fluoroscope.gradients import gradient_captures, with_gradients
 from fluoroscope.hooks import HookTable
 from fluoroscope.indices import whole
@@ -132,16 +133,17 @@ def build(
 
 def starts(at: HookKey, value: ArrayLike | Sequence[ArrayLike], tokens: Prompts) -> tuple[list[Start], bool]:
     """(one start per prompt, whether it was a single prompt)."""
-    ragged = isinstance(value, list | tuple) and len({np.shape(item) for item in value}) > 1
-    values = [np.asarray(item) for item in cast("Sequence[ArrayLike]", value)] if ragged else np.asarray(value)
+    given: Any = [plain(item) for item in value] if isinstance(value, list | tuple) else plain(value)
+    ragged = isinstance(given, list) and len({np.shape(item) for item in given}) > 1
+    values = [np.asarray(item) for item in given] if ragged else np.asarray(given)
     single = not ragged and np.ndim(cast(np.ndarray, values)) == 2
     arrays = [values] if single else list(values)
     if any(np.ndim(array) != 2 for array in arrays) or not arrays:
         raise ValueError("value is [positions, d_model], [batch, positions, d_model] or a list of [positions, d_model]")
-    given: list[Any] = [()] * len(arrays) if len(cast(Any, tokens)) == 0 else as_prompts(tokens)[0]
-    if len(given) != len(arrays):
-        raise ValueError(f"tokens has {len(given)} lists for {len(arrays)} prompts")
-    return [Start(at, np.asarray(array), ids) for array, ids in zip(arrays, given, strict=True)], single
+    ids: list[Any] = [()] * len(arrays) if len(cast(Any, tokens)) == 0 else as_prompts(tokens)[0]
+    if len(ids) != len(arrays):
+        raise ValueError(f"tokens has {len(ids)} lists for {len(arrays)} prompts")
+    return [Start(at, np.asarray(array), of) for array, of in zip(arrays, ids, strict=True)], single
 
 
 class _Sources:

@@ -150,6 +150,7 @@ class ResidualStacks:
         Returns:
           [parts, *batch_and_pos].
         """
+        self._check_stack(residual_stack)
         directions = self._directions(tokens)
         if incorrect_tokens is not None:
             if np.shape(self._ids(tokens)) != np.shape(self._ids(incorrect_tokens)):
@@ -173,6 +174,7 @@ class ResidualStacks:
         `recompute_ln` (of the final norm only): norm each vector by its own statistics, and apply the norm's weights.
         """
         last = self._layer(layer)
+        self._check_stack(residual_stack)
         stack = sliced(residual_stack, batch_slice, 1) if has_batch_dim and batch_slice is not None else residual_stack
         weights = self._own_model().weights
         centred = "ln_final.b" in weights
@@ -194,6 +196,11 @@ class ResidualStacks:
         """One hook point of all layers before `layer`: [layers, ...]."""
         key = (lambda at: (activation_name, at, sublayer_type)) if sublayer_type else (lambda at: (activation_name, at))  # type: ignore[return-value]
         return np.stack([self._value(key(at)) for at in range(self._layer(layer))])
+
+    def _check_stack(self, stack: np.ndarray) -> None:
+        width = self._own_model().info.d_model
+        if np.ndim(stack) < 2 or np.shape(stack)[-1] != width:
+            raise ValueError(f"residual_stack is {list(np.shape(stack))}; it must be [parts, ..., d_model], and d_model is {width} here")
 
     def _layer(self, layer: int | None) -> int:
         if layer is None or layer == -1:
