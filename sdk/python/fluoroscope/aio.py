@@ -90,7 +90,7 @@ class AsyncClient:
         return await self._run(Underway(), function, *args, **kwargs)
 
     async def _run(self, underway: Underway, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        self._client.check_open()
+        self._client._check_open()
         context = contextvars.copy_context()
         context.run(UNDERWAY.set, underway)
         # Cancelled while it waits for a thread, it never runs.

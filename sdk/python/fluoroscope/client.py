@@ -128,7 +128,7 @@ class Client:
         if self.server is not None:
             self.server.stop()
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """FluoroscopeError when this client has been closed."""
         if self._closed:
             again = " and its server has ended: start another with fs.serve" if self.server else ": connect again with fs.connect"
@@ -146,7 +146,7 @@ class Client:
         except grpc.RpcError as error:
             raise self._failed(error, deadline, request.ByteSize()) from None
         except ValueError:
-            self.check_open()  # closed by another thread in this moment
+            self._check_open()  # closed by another thread in this moment
             raise
         finally:
             ctrl_c.cancel()  # however it was left, the server must not go on working for nobody
@@ -165,7 +165,7 @@ class Client:
         except grpc.RpcError as error:
             raise self._failed(error, deadline) from None
         except ValueError:
-            self.check_open()  # closed by another thread in this moment
+            self._check_open()  # closed by another thread in this moment
             raise
         finally:
             ctrl_c.cancel()
@@ -187,14 +187,14 @@ class Client:
         except grpc.RpcError as error:
             raise self._failed(error, deadline, request.ByteSize()) from None
         except ValueError:
-            self.check_open()  # closed by another thread in this moment
+            self._check_open()  # closed by another thread in this moment
             raise
         finally:
             ctrl_c.cancel()  # does nothing once the stream has ended
 
     def _deadline(self, timeout: float | None) -> float | None:
         """What a call is given: None is the client's own, infinity none at all. Every call begins with this."""
-        self.check_open()
+        self._check_open()
         return seconds(self._timeout if timeout is None else timeout)
 
     def _failed(self, error: grpc.RpcError, deadline: float | None, request_bytes: int | None = None) -> FluoroscopeError:
