@@ -16,6 +16,7 @@ from fluoroscope import metrics as make_metric
 from fluoroscope.interventions import noise as add_noise
 from fluoroscope.metrics import Metric
 from fluoroscope.selections import At, Bos, Positions, Prompts, as_prompts, resolve
+from fluoroscope.subjects import positions_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -121,7 +122,7 @@ def causal_trace(
 
     Args:
       prompt: one prompt, such as "The Space Needle is in the city of".
-      subject: its words ("Space Needle", found in the prompt) or the positions of its tokens.
+      subject: its words ("Space Needle"), which must stand in the prompt exactly once and not inside other words; or the positions of its tokens.
       metric: what is measured, at the last position. Default: the probability of the token that the clean run thinks most likely, as in the paper.
       noise: standard deviation of the noise on hook_embed. Default: 3 times the standard deviation of all numbers in the embeddings of the subject's tokens.
         (The paper takes that of the subjects of a whole data set; give your own number for that.)
@@ -130,7 +131,7 @@ def causal_trace(
       layers, positions: narrow the grid. Default: all.
 
     Raises:
-      ValueError: the subject is not in the prompt, or there are several prompts.
+      ValueError: the subject is not in the prompt, or more than once (the message has the positions), or there are several prompts.
       Otherwise as Model.sweep.
     """
     rows, single = as_prompts(prompt)
@@ -165,10 +166,4 @@ def _subject(model: Model, ids: list[int], subject: str | Positions) -> list[int
         if not found:
             raise ValueError(f"subject: {subject!r} are no positions of the prompt, which has {len(ids)} tokens")
         return found
-    tokens = model.to_str_tokens(ids)
-    text = "".join(tokens)  # type: ignore[arg-type]
-    start = text.rfind(subject)
-    if start < 0 or not subject:
-        raise ValueError(f"subject: {subject!r} is not in the prompt's tokens {tokens}; give the positions of its tokens instead")
-    ends = np.cumsum([len(token) for token in tokens])
-    return [i for i, end in enumerate(ends) if end > start and end - len(tokens[i]) < start + len(subject.rstrip())]
+    return positions_of(model, ids, subject)
