@@ -90,13 +90,19 @@ def logit_diff(
       name: how it is called in the result.
 
     Raises:
-      ValueError: the two sides do not fit each other.
+      ValueError: the two sides do not fit each other, or are the same tokens, so that the difference would always be 0.
     """
     per_prompt = per_prompt or _is_nested(right) or _is_nested(wrong)
     sides = [_entries(right, per_prompt), _entries(wrong, per_prompt)]
     if len(sides[0]) != len(sides[1]):
         raise ValueError(f"`right` has answers for {len(sides[0])} prompts and `wrong` for {len(sides[1])}")
     parts = tuple({"logit_difference": _difference(*pair)} for pair in zip(*sides, strict=True))
+    for prompt, part in enumerate(parts):
+        if _same_tokens(part["logit_difference"]):
+            what = f"`right` and `wrong` of prompt {prompt}" if per_prompt else "`right` and `wrong`"
+            several = not per_prompt and len(part["logit_difference"].right) > 1
+            hint = "; for an answer of its own per prompt give per_prompt=True" if several else ""
+            raise ValueError(f"{what} are the same tokens, so the difference is always 0{hint}")
     return Metric("logit_diff", name, positions, f"{right!r}, {wrong!r}", parts, per_prompt, positions is None)
 
 
@@ -214,3 +220,7 @@ def _difference(right: Tokens, wrong: Tokens) -> plan_pb2.LogitDifference:
     if not message.right or not message.wrong:
         raise ValueError("logit_diff needs at least one token on each side")
     return message
+
+
+def _same_tokens(difference: plan_pb2.LogitDifference) -> bool:
+    return sorted(token.SerializeToString() for token in difference.right) == sorted(token.SerializeToString() for token in difference.wrong)
