@@ -15,6 +15,7 @@ from fluoroscope.cache import ActivationCache
 from fluoroscope.causal_trace import CausalTrace, causal_trace
 from fluoroscope.chat import ChatTemplate
 from fluoroscope.client import Client
+from fluoroscope.finite import not_finite
 from fluoroscope.generating import Generating
 from fluoroscope.handles import Handle, Handles, keep, put
 from fluoroscope.hooks import Hook, HookTable
@@ -159,7 +160,8 @@ class Model(Generating, Patching):
           logits: as in run_with_cache; default: each prompt's last position. None: metrics only.
 
         Warns:
-          FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions.
+          FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions; or logits or
+            metrics are NaN or infinite.
         """
         capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
@@ -248,8 +250,8 @@ class Model(Generating, Patching):
         plan = self._build(prompts, interventions=interventions, bos=bos, parse_special_tokens=parse_special_tokens)
         plan.request.logits.CopyFrom(top_message(k, position, plan.rows))
         reply, assembler = self._call(plan, "float32", timeout)
-        self._warn(plan, reply)
         ids, logits, logprobs = (np.asarray(assembler.value(name))[:, 0] for name in ("top.tokens", "top.logits", "top.logprobs"))
+        self._warn(plan, reply, not_finite(plan, reply, logits), level=3)
         texts, _ = self._rows(ids.tolist(), None, False)
         found = [
             TopTokens([TopToken(text, int(i), float(x), float(p)) for text, i, x, p in zip(row.tokens, *columns, strict=True)])

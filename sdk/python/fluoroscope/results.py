@@ -213,7 +213,8 @@ class TopTokens(Sequence[TopToken]):
     def __repr__(self) -> str:
         width = max((len(repr(item.token)) for item in self._tokens), default=0)
         return "\n".join(
-            f"{item.probability:8.4f}  {item.token!r:<{width}}  {'█' * round(item.probability * 40)}".rstrip() for item in self._tokens
+            f"{item.probability:8.4f}  {item.token!r:<{width}}  {'' if math.isnan(item.probability) else '█' * round(item.probability * 40)}".rstrip()
+            for item in self._tokens
         )
 
 

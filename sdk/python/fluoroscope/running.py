@@ -13,6 +13,7 @@ from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.errors import FluoroscopeWarning
 from fluoroscope.hooks import HookTable
+from fluoroscope.finite import not_finite
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey, hook_name
 from fluoroscope.ragged import Ragged
@@ -98,14 +99,16 @@ class Running(Tokens):
             cast("Model", self),
         )
         logits = cast("np.ndarray | Ragged", assembler.value("logits", single)) if "logits" in names else None
-        return RunResult(logits, _metrics(plan, reply), cache, provenance, Timing.of(reply.summary), self._warn(plan, reply))
+        metrics = _metrics(plan, reply)
+        warnings = self._warn(plan, reply, not_finite(plan, reply, logits))
+        return RunResult(logits, metrics, cache, provenance, Timing.of(reply.summary), warnings)
 
-    def _warn(self, plan: Plan, reply: Reply) -> tuple[str, ...]:
+    def _warn(self, plan: Plan, reply: Reply, more: Sequence[str] = (), level: int = 4) -> tuple[str, ...]:
         # The server's own warning about a patch between equal rows speaks of row numbers that this package made up; ours speaks of prompts.
         messages = [message for message in reply.summary.warnings if not _COPY_WARNING.match(message)]
-        messages += _useless_patches(plan, reply)
+        messages += [*_useless_patches(plan, reply), *more]
         for message in messages:
-            python_warnings.warn(message, FluoroscopeWarning, stacklevel=4)
+            python_warnings.warn(message, FluoroscopeWarning, stacklevel=level)
         return tuple(messages)
 
 
