@@ -103,9 +103,9 @@ def test_narrowing(model):
     )
     assert list(cache) == ["blocks.3.attn.hook_z", "blocks.29.attn.hook_z"]
     assert cache["z", 3].shape == (1, 2, 2, 64)
-    assert cache.positions(("z", 3)) == ((9, 13),) and cache.heads(("z", 3)) == (2, 5)
+    assert cache.positions(("z", 3)) == ((13, 9),) and cache.heads(("z", 3)) == (2, 5)
     _, whole = model.run_with_cache(CLEAN, "blocks.3.attn.hook_z", logits=None)
-    np.testing.assert_allclose(cache["z", 3], whole["z", 3][:, [9, 13]][:, :, [2, 5]], atol=1e-5)
+    np.testing.assert_allclose(cache["z", 3], whole["z", 3][:, [13, 9]][:, :, [2, 5]], atol=1e-5)
 
 
 def test_reductions(model):

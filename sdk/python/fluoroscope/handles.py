@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluoroscope._proto.v1 import handle_pb2, handles_pb2, tensor_pb2
+from fluoroscope._proto.v1 import handle_pb2, handles_pb2, plan_pb2, tensor_pb2
 from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.names import HookKey, hook_name
+from fluoroscope.order import arrange, refuse_twice, refuse_unsorted
 from fluoroscope.selections import Positions, Prompts, as_ints, positions_message
 from fluoroscope.wire import NUMPY_DTYPES, read_reply
 
@@ -89,22 +90,29 @@ class Handle:
         """The values, or a part of them: only that is sent.
 
         Args:
-          positions: of the prompt, as fs.Positions; they must be in the handle. Default: all it has.
+          positions: of the prompt: an index, a slice, a range, "all", "last", fs.occurrences(token), or a list of these; they must be in the handle.
+            Default: all it has.
           heads, units: numbers along the head axis and the last axis, as the model counts them. Default: all it has.
           bfloat16: as in run_with_cache.
 
         Returns:
-          an array with the axes of `shape`, positions, heads and units in ascending order.
+          an array with the axes of `shape`; positions, heads and units in the order given (positions other than plain indices, and all by default, ascend).
         """
         from fluoroscope.assemble import decode_bfloat16
 
         request = handles_pb2.GetHandleRequest(handle=self.id, positions=positions_message(positions), heads=as_ints(heads), units=as_ints(units))
+        refuse_twice(request.positions, request.heads, request.units)
         messages = self._client.stream(_SERVICE + "Get", request, timeout)
         try:
             reply = read_reply(messages, lambda header, dtype, shape: np.empty(shape, dtype))
         finally:
             messages.close()  # cancels the call if reading it failed
         ((header, array),) = reply.tensors
+        select = plan_pb2.Selection(positions=request.positions, heads=request.heads)
+        header.capture = 0
+        arrange([(header, array)], [plan_pb2.Capture(select=select)], None, {header.row: self.row_length})  # type: ignore[arg-type]
+        if list(request.units) != sorted(request.units):
+            array = array.take(np.argsort(np.argsort(request.units)), -1)
         return decode_bfloat16(array, bfloat16) if header.dtype == tensor_pb2.DTYPE_BF16 else array
 
     def renew(self, ttl: int = 600) -> None:
@@ -210,6 +218,7 @@ def keep(
         raise ValueError("names_filter is empty: say which hook points to keep")
     plan = model._build(prompts, interventions=interventions, capture=capture, bos=bos, parse_special_tokens=parse_special_tokens, isolated=isolated)
     for message in plan.request.captures:
+        refuse_unsorted(message.select.positions, message.select.heads, why="a handle has them in that order")
         message.keep.ttl_seconds = ttl
     reply, _ = model._call(plan, "float32", timeout)
     made = [Handle(model._client, message) for message in sorted(reply.handles, key=lambda message: message.row)]

@@ -1,7 +1,7 @@
 """Metrics: scalars that the server computes from each prompt's logits, so that often nothing else needs to cross the wire.
 
-Every metric takes `positions` (where to read; default: each prompt's last position, and one number per prompt) and `name` (how it is called in the
-result). Where tokens are expected, an id or a text that is exactly one token (" Mary") does, or a list of them. For tokens of its own per prompt give one
+Every metric takes `positions` (where to read; default: each prompt's last position, and one number per prompt; values come in the order in which plain
+indices are written) and `name` (how it is called in the result). Where tokens are expected, an id or a text that is exactly one token (" Mary") does, or a list of them. For tokens of its own per prompt give one
 entry per prompt and `per_prompt=True`; lists of lists mean that by themselves.
 """
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from fluoroscope._proto.v1 import plan_pb2
 from fluoroscope.names import HookKey, hook_name
+from fluoroscope.order import refuse_twice, refuse_unsorted
 from fluoroscope.selections import Positions, Prompts, Row, Token, as_prompts, positions_message, tensor_message, token_ref, token_refs
 
 Tokens = Token | Sequence[Token]
@@ -44,6 +45,11 @@ class Metric:
         """As the protocol has it: one message for all prompts, or one per prompt called name/0, name/1, ... `row_of` gives the row of a prompt that is
         run without interventions, `layers` is how many the model has."""
         positions = positions_message(self.positions)
+        refuse_twice(positions)
+        if self.reference_positions is not None:
+            why = "they are matched one by one with the reference's"
+            refuse_unsorted(positions, why=why)
+            refuse_unsorted(positions_message(self.reference_positions), why=why, what="reference_positions")
         if self.compares:
             parts: list[dict[str, Any]] = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
         elif self.per_prompt:
@@ -140,7 +146,7 @@ def kl(
 
     Args:
       reference: a prompt that runs without interventions, or one per prompt. Default: the prompt itself, so that the metric says what the interventions did.
-      reference_positions: where to read in the reference. Default: the same absolute positions. Both are taken in ascending order.
+      reference_positions: where to read in the reference. Default: the same absolute positions. Both must be written in ascending order.
     """
     return _to_reference("kl", reference, positions, reference_positions, name)
 

@@ -101,8 +101,10 @@ class Model(Generating, Patching):
           prompts: one prompt or a list of them.
           names_filter: which hook points to keep: a name ("blocks.5.hook_resid_pre"), a glob ("blocks.*.attn.hook_pattern"), a list of these, or a function
             of the full name. Default: all that TransformerLens keeps by default.
-          positions: which positions to keep (query positions of scores and patterns). Default: all. See fs.Positions.
-          layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis.
+          positions: which positions to keep (query positions of scores and patterns): an index, a slice, a range, "all", "last", fs.occurrences(token), or a
+            list of these. A list of indices comes back in the order given; a list with anything else is a union, in ascending order. Default: all.
+          layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis, and comes back in the
+            order given.
           reduction: done on the server before anything is sent: "last" (each prompt's last position), fs.TopK(k) or fs.Dot(directions).
           grad_of: a metric, such as fs.metrics.logit_diff(" Mary", " John"). The cache then also has its gradient at the same places, as float32 with the
             same shape: `cache["blocks.3.hook_resid_pre_grad"]`. Of each prompt's own metric; of the sum over its positions when it has several.
@@ -265,8 +267,8 @@ class Model(Generating, Patching):
         Args:
           names_filter: as in run_with_cache.
           ttl: seconds to live. Nothing renews a handle in the background; `handle.renew()` does when it is called.
-          options: interventions, positions, layers, heads, bos, parse_special_tokens, isolated, timeout: as in run_with_hooks. last=True keeps only each
-            prompt's last position.
+          options: interventions, positions, layers, heads, bos, parse_special_tokens, isolated, timeout: as in run_with_hooks, but positions and heads must
+            be written in ascending order. last=True keeps only each prompt's last position.
 
         Returns:
           A Handle for one prompt and one hook name; else Handles, a dict of them by hook name. Both delete on leaving `with`.

@@ -15,6 +15,7 @@ from fluoroscope.interventions import Intervention
 from fluoroscope.logits import LogitsChoice, logits_message
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey
+from fluoroscope.order import refuse_twice
 from fluoroscope.selections import (
     Bos,
     Positions,
@@ -163,6 +164,7 @@ def _capture(choice: CaptureChoice, rows: int) -> plan_pb2.Capture:
         sites=choice.sites, layers=choice.layers, positions=positions_message(choice.positions), heads=choice.heads,
         rows=range(rows) if choice.rows is None else choice.rows,
     )
+    refuse_twice(select.positions, select.heads)
     return plan_pb2.Capture(select=select, reduction=_reduction(choice.reduction))
 
 

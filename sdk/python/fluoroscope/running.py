@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fluoroscope import order
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.errors import FluoroscopeWarning
@@ -19,7 +20,7 @@ from fluoroscope.names import HookKey, hook_name
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build
 from fluoroscope.results import Metrics, ModelInfo, Provenance, RunResult, Timing
-from fluoroscope.selections import Positions, Prompts, as_ints, resolve
+from fluoroscope.selections import Positions, Prompts, as_ints, positions_message, resolve
 from fluoroscope.tokens import Tokens
 from fluoroscope.wire import Reply, read_reply
 
@@ -82,9 +83,11 @@ class Running(Tokens):
         assembler = Assembler(plan.rows, bfloat16)
         messages = self._client.stream(_FORWARD, plan.request, timeout)
         try:
-            return read_reply(messages, assembler.allocate), assembler
+            reply = read_reply(messages, assembler.allocate)
         finally:
             messages.close()  # cancels the call if reading it failed
+        order.arrange(assembler.tensors(), plan.request.captures, plan.request.logits, _lengths(plan, reply))
+        return reply, assembler
 
     def _run(self, plan: Plan, bfloat16: Bfloat16, single: bool, timeout: float | None) -> RunResult:
         reply, assembler = self._call(plan, bfloat16, timeout)
@@ -113,20 +116,34 @@ class Running(Tokens):
 
 
 def _metrics(plan: Plan, reply: Reply) -> Metrics:
+    lengths = _lengths(plan, reply)
     values: dict[str, list[tuple[int, int, float]]] = {}
     for value in reply.summary.metrics:
         values.setdefault(value.name, []).append((value.row, value.position, value.value))
     found = {}
     for metric, names in plan.metrics.items():
         rows: list[list[float]] = [[] for _ in range(plan.rows)]
-        for index, _, number in sorted(entry for name in names for entry in values.get(name, [])):
+        places: list[list[int]] = [[] for _ in range(plan.rows)]
+        for index, position, number in sorted(entry for name in names for entry in values.get(name, [])):
             rows[index].append(number)
+            places[index].append(position)
+        for index, length in enumerate(lengths):
+            if (turned := order.as_written(positions_message(metric.positions), places[index], length, index)) is not None:
+                rows[index] = [rows[index][i] for i in turned]
         if metric.one_value:
             found[metric] = np.array([row[0] for row in rows])
         else:
             longest = max(map(len, rows))
             found[metric] = np.array([row + [np.nan] * (longest - len(row)) for row in rows])
     return Metrics(found)
+
+
+def _lengths(plan: Plan, reply: Reply) -> list[int]:
+    """How many tokens each of the user's prompts has; of one that begins with activations, how many positions."""
+    sizes = []
+    for prompt, row in zip(plan.request.prompts[: plan.rows], reply.header.rows, strict=False):
+        sizes.append(prompt.activations.value.shape[0] if prompt.HasField("activations") else len(row.token_ids))
+    return sizes
 
 
 def _useless_patches(plan: Plan, reply: Reply) -> list[str]:
