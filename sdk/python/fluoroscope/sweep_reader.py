@@ -12,6 +12,7 @@ from fluoroscope._proto.v1 import patching_pb2
 from fluoroscope.errors import DataLossError, FluoroscopeWarning
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
+from fluoroscope.path_order import can_exist
 from fluoroscope.paths import PathPlan
 from fluoroscope.results import Provenance, Timing
 from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
@@ -46,6 +47,8 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
     if header.convention.startswith("edge"):  # scores are changes
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"edges by {header.convention.partition(':')[0]}"
+    # The server gives the base run's value where nothing can be heard; that is no finding.
+    per_pair[..., ~can_exist(plan.request.receivers, plan.request.senders)] = np.nan
     into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
     checks = reader.checks(per_pair.shape[2:])
     return PathResult(
@@ -67,6 +70,8 @@ def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Re
         if bar:
             bar.close()
     reader.finish()
+    if bad := int((~np.isfinite(reader.values)).any(-1).sum()):
+        reader.summary.warnings.append(f"{bad} of {reader.values.shape[0] * reader.values.shape[1]} cells are NaN or infinite")  # type: ignore[union-attr]
     for warning in cast(patching_pb2.SweepSummary, reader.summary).warnings:
         warnings.warn(warning, FluoroscopeWarning, stacklevel=4)
     return reader
