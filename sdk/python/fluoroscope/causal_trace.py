@@ -15,10 +15,13 @@ import numpy as np
 from fluoroscope import metrics as make_metric
 from fluoroscope.interventions import noise as add_noise
 from fluoroscope.metrics import Metric
+from fluoroscope.results import counted
 from fluoroscope.selections import At, Bos, Positions, Prompts, as_prompts, resolve
 from fluoroscope.subjects import positions_of
+from fluoroscope.sweep_result import position_text
 
 if TYPE_CHECKING:
+    import pandas
     import plotly.graph_objects
 
     from fluoroscope.model import Model
@@ -62,36 +65,50 @@ class CausalTrace:
             raise KeyError(f"{site!r} is not one of {', '.join(map(repr, SITES))}")
         return getattr(self, site)  # type: ignore[no-any-return]
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """One line per site, layer and position; columns as SweepResult.to_pandas, and "subject": whether the position was corrupted. Needs pandas."""
+        import pandas as pd
+
+        frames = []
+        for site in SITES:
+            frame = self[site].to_pandas()
+            frame.insert(0, "site", site)
+            frames.append(frame)
+        frame = pd.concat(frames, ignore_index=True)
+        frame.insert(list(frame.columns).index("position") + 1, "subject", frame["position"].isin(self.subject))
+        return frame
+
     def plot(self, **layout: Any) -> plotly.graph_objects.Figure:
         """Three heat maps side by side, tokens downwards and layers to the right, as in the paper; the subject's tokens are marked with *. Needs plotly."""
         import plotly.graph_objects as go
         from plotly.subplots import make_subplots
 
-        titles = ["resid_post, one layer", *(f"{site}, {self.window} layers" for site in SITES[1:])]
+        titles = ["resid_post, one layer", *(f"{site}, {counted(self.window, 'layer')}" for site in SITES[1:])]
         shown = make_subplots(1, 3, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
         grids = [self[site] for site in SITES]
         ends = [float(f(grid.values)) for grid in grids for f in (np.min, np.max)]
         low, high = min(self.corrupted, *ends), max(self.clean, *ends)
         positions = grids[0].axes[1].labels
-        y = [label.replace(":", " ", 1) + ("*" if int(label.split(":")[0]) in self.subject else "") for label in positions]
+        y = [position_text(label) + ("*" if int(label.split(":")[0]) in self.subject else "") for label in positions]
         for column, (grid, colours) in enumerate(zip(grids, ("Purples", "Greens", "Reds"), strict=True), start=1):
             heat = go.Heatmap(
                 z=grid.values.T, x=list(grid.axes[0].labels), y=y, zmin=low, zmax=high, colorscale=colours, xgap=1, ygap=1,
-                colorbar={"thickness": 10, "x": 1.01 + 0.055 * (column - 1), "len": 0.95},
+                colorbar={"thickness": 10, "x": 1.01 + 0.06 * (column - 1), "len": 0.95, "title": {"text": SITES[column - 1], "side": "right"}},
                 hovertemplate="layer <b>%{x}</b><br>%{y}<br>%{z:.4f}<extra></extra>",
             )
             shown.add_trace(heat, 1, column)
             shown.update_xaxes(title="layer", type="category", showgrid=False, row=1, col=column)
         shown.update_yaxes(type="category", autorange="reversed", showgrid=False)
         shown.update_layout(
-            template="plotly_white", font={"size": 13}, width=1350, height=max(360, 200 + 24 * len(y)), margin={"l": 90, "r": 20, "t": 90, "b": 60},
-            title={"text": f"restored places: {grids[0].metric} {self.corrupted:.3f} corrupted, {self.clean:.3f} clean", "x": 0.02},
+            template="plotly_white", font={"size": 13}, width=1400, height=max(360, 200 + 24 * len(y)), margin={"l": 90, "r": 20, "t": 100, "b": 60},
+            title={"text": f"{grids[0].metric} with one place restored; {self.corrupted:.3f} corrupted, {self.clean:.3f} clean<br>"
+                           "<sup>* the subject, whose embeddings have noise</sup>", "x": 0.02},
         )
         return shown.update_layout(**layout)
 
     def __repr__(self) -> str:
         lines = [
-            f"CausalTrace of {self.resid_post.provenance.model}: noise {self.noise:.4g} at positions {list(self.subject)}, {self.seeds} seeds",
+            f"CausalTrace of {self.resid_post.provenance.model}: noise {self.noise:.4g} at positions {list(self.subject)}, {counted(self.seeds, 'seed')}",
             f"  {self.resid_post.metric}: clean {self.clean:.4f}, corrupted {self.corrupted:.4f}",
         ]
         for site in SITES:

@@ -77,6 +77,23 @@ class Metric:
     def __repr__(self) -> str:
         return f"{self.kind}({self.shown})"
 
+    # In a pickle messages are bytes. Results are found by a metric's identity, and a metric never changes, so a copy is the same one.
+
+    def __getstate__(self) -> dict[str, Any]:
+        messages = [{field: value for field, value in part.items() if field != "site"} for part in self.parts]
+        return self.__dict__ | {"parts": [(plan_pb2.Metric(**message).SerializeToString(), part.get("site")) for message, part in zip(messages, self.parts, strict=True)]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = []
+        for data, site in state["parts"]:
+            message = plan_pb2.Metric.FromString(data)
+            field = message.ListFields()[0][0].name
+            parts.append({field: getattr(message, field)} | ({} if site is None else {"site": site}))
+        self.__dict__.update(state | {"parts": tuple(parts)})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Metric:
+        return self
+
 
 def logit_diff(
     right: Tokens | Sequence[Tokens],
