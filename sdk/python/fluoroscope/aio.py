@@ -155,6 +155,11 @@ class AsyncGeneration(AsyncIterator[GeneratedToken]):
         await self._run(self._underway, lambda: self._generation.tokens)
         return self._generation
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(Generation, name):
+            raise AttributeError(f"AsyncGeneration has no {name!r}, which waits for the end: (await generation.read()).{name}")
+        raise AttributeError(f"AsyncGeneration has no attribute {name!r}")
+
     async def close(self) -> None:
         """Ends the call, if it has not ended."""
         self._underway.cancel()
@@ -206,6 +211,11 @@ class AsyncModel:
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._run(Underway(), function, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weights":
+            raise AttributeError('AsyncModel has no weights[...], which nothing can await: await model.weight("blocks.3.attn.W_Q"), await model.weight_infos()')
+        raise AttributeError(f"AsyncModel has no attribute {name!r}")
 
     def hooks(self) -> HookTable:
         """The hook points of this model, with their equations and shapes. Known already: nothing to await."""
