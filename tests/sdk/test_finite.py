@@ -32,6 +32,11 @@ def test_its_tokens_print(model):
     ]  # fmt: skip
 
 
+def test_tokens_of_several_prompts_print(model):
+    got = model.top_tokens([PROMPT, "The capital of France is"], 2)
+    assert isinstance(got, list) and repr(got) == f"prompt 0\n{got[0]!r}\n\nprompt 1\n{got[1]!r}"
+
+
 def test_a_usual_run_does_not(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error", fs.FluoroscopeWarning)

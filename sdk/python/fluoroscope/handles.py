@@ -60,6 +60,7 @@ class Handle:
 
     def __init__(self, client: Client, message: handle_pb2.Handle) -> None:
         self._client = client
+        self._deleted = False
         self.id: str = message.id
         self.model: str = message.model
         self.weights_sha256: str = message.weights_sha256
@@ -123,6 +124,7 @@ class Handle:
     def delete(self) -> None:
         """Ends it now. NotFoundError when it has ended already."""
         self._client.unary(_SERVICE + "Delete", handles_pb2.DeleteHandleRequest(handle=self.id), handles_pb2.DeleteHandleReply)
+        self._deleted = True
 
     def __enter__(self) -> Handle:
         return self
@@ -133,7 +135,13 @@ class Handle:
     def __repr__(self) -> str:
         from fluoroscope.results import bytes_text
 
-        return f"Handle({self.site} of {self.model}, {self.dtype} {list(self.shape)}, {bytes_text(self.nbytes)}, {self.id})"
+        state = "deleted" if self._deleted else self.id
+        return f"Handle({self.site} of {self.model}, {self.dtype} {list(self.shape)}, {bytes_text(self.nbytes)}, {state})"
+
+    @property
+    def text(self) -> str:
+        """Its dtype and shape, and whether it was deleted: "f32 [14, 576]"."""
+        return f"{self.dtype} {list(self.shape)}{', deleted' if self._deleted else ''}"
 
 
 class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
@@ -186,7 +194,16 @@ class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
         _delete_quietly(self._all, kind is not None)
 
     def __repr__(self) -> str:
-        return "Handles\n" + "\n".join(f"  {handle!r}" for handle in self._all)
+        from fluoroscope.cache import by_layers
+        from fluoroscope.results import bytes_text, counted
+
+        texts = {name: " | ".join(dict.fromkeys(handle.text for handle in handles)) for name, handles in self._by_name.items()}
+        groups = by_layers(texts)
+        width = max((len(group) for group, _ in groups), default=0)
+        prompts = "" if self._single else f" of {counted(len({handle.row for handle in self._all}), 'prompt')}"
+        of = f" of {self._all[0].model}" if self._all else ""
+        lines = [f"  {group:<{width}}  {texts[names[0]]}" for group, names in groups]
+        return "\n".join([f"Handles{of}: {counted(len(self._all), 'tensor')}{prompts}, {bytes_text(self.nbytes)}", *lines])
 
 
 def _delete_quietly(handles: Sequence[Handle], failing: bool) -> None:
@@ -271,7 +288,8 @@ def list_handles(client: Client) -> list[Handle]:
         page = client.unary(_SERVICE + "List", handles_pb2.ListHandlesRequest(after=after), handles_pb2.ListHandlesReply)
         found += [Handle(client, message) for message in page.handles]
         if not page.next:
-            return found
+            # The server lists them by their ids, which are random.
+            return sorted(found, key=lambda handle: (handle.model, -1 if handle.layer is None else handle.layer, handle.site, handle.row, handle.id))
         after = page.next
 
 

@@ -28,7 +28,7 @@ from fluoroscope.names import HookKey
 from fluoroscope.patching import Patching
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import Reduction, starts
-from fluoroscope.results import Estimate, ModelInfo, RunResult, TopToken, TopTokens
+from fluoroscope.results import Estimate, ModelInfo, RunResult, TopToken, TopTokens, TopTokensList
 from fluoroscope.running import NamesFilter
 from fluoroscope.selections import Bos, Positions, Prompts, Where
 from fluoroscope.subspace import SubspaceEffects
@@ -255,10 +255,10 @@ class Model(Generating, Patching):
         ids, logits, logprobs = (np.asarray(assembler.value(name))[:, 0] for name in ("top.tokens", "top.logits", "top.logprobs"))
         self._warn(plan, reply, not_finite(plan, reply, logits), level=3)
         texts, _ = self._rows(ids.tolist(), None, False)
-        found = [
+        found = TopTokensList(
             TopTokens([TopToken(text, int(i), float(x), float(p)) for text, i, x, p in zip(row.tokens, *columns, strict=True)])
             for row, *columns in zip(texts, ids, logits, logprobs, strict=True)
-        ]
+        )
         return found[0] if plan.single else found
 
     def keep(self, prompts: Prompts, names_filter: NamesFilter, *, ttl: int = 600, **options: Any) -> Handle | Handles:
