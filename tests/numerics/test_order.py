@@ -103,6 +103,21 @@ def test_generation(model):
     np.testing.assert_allclose(both.generated(site), plain.generated(site)[:, [2, 1]], atol=2e-6)
 
 
+def test_a_prompt_that_begins_with_activations(model, whole):
+    site = "blocks.1.hook_resid_mid"
+    start = whole[0][1][site]
+    got = model.run(start_at=site, value=start, names_filter="blocks.2.hook_resid_post", positions=[-1, 0], metrics=[fs.metrics.logits(42, positions=[-1, 3])])
+    _, cache = model.run_with_cache(LONG, "blocks.2.hook_resid_post", remove_batch_dim=True, logits=None)
+    np.testing.assert_allclose(got.cache["resid_post", 2][0], cache["resid_post", 2][[-1, 0]], atol=1e-5)
+    np.testing.assert_allclose(got.metrics["logits"][0], whole[0][0][[-1, 3], 42], atol=2e-5)
+
+
+def test_a_lens_has_its_positions_in_that_order(model):
+    plain, turned = model.logit_lens(LONG, top_k=2), model.logit_lens(LONG, top_k=2, positions=[7, 2])
+    assert turned.positions == (7, 2) and np.array_equal(turned.tokens, plain.tokens[:, [7, 2]])
+    np.testing.assert_allclose(turned.logprobs, plain.logprobs[:, [7, 2]], atol=2e-5)
+
+
 def test_a_union_is_in_ascending_order(model, whole):
     _, cache = model.run_with_cache(LONG, SITES[0], positions=[9, slice(0, 2)], logits=None, remove_batch_dim=True)
     assert cache.positions(SITES[0]) == ((0, 1, 9),)

@@ -15,7 +15,7 @@ from fluoroscope.assemble import Assembler
 from fluoroscope.cache import Activation, ActivationCache, TopKValues
 from fluoroscope.errors import DataLossError
 from fluoroscope.names import HookKey, hook_name
-from fluoroscope.order import arrange
+from fluoroscope.order import arrange, lengths
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import Plan
 from fluoroscope.results import Provenance, Timing
@@ -168,7 +168,8 @@ class Generation(Iterator[GeneratedToken]):
         if message is None:
             self._ended = True
             self._reader.finish()
-            arrange(self._reader.all_tensors(), self._request.captures, None, [len(ids) for ids in self.prompt_ids])
+            prompts = self._request.prompts[: len(self._rows)]
+            arrange(self._reader.all_tensors(), self._request.captures, None, lengths(prompts, self._reader.header or inference_pb2.ForwardHeader()))
             return
         for token in self._reader.take(message):
             made = self._token(token)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fluoroscope._proto.v1 import plan_pb2, tensor_pb2
+from fluoroscope._proto.v1 import inference_pb2, plan_pb2, tensor_pb2
 
 _BY_QUERY = ("attn.hook_pattern", "attn.hook_attn_scores")  # [head, query, key]; everything else has the position axis first
 
@@ -51,6 +51,14 @@ def as_written(positions: plan_pb2.Positions | None, has: Sequence[int], length:
     if sorted(wanted) != list(has):  # metrics may lack some
         return None
     return [list(has).index(position) for position in wanted]
+
+
+def lengths(prompts: Sequence[plan_pb2.Prompt], header: inference_pb2.ForwardHeader) -> list[int]:
+    """How many tokens each of these prompts has, the first of a request; of one that begins with activations, how many positions."""
+    return [
+        prompt.activations.value.shape[0] if prompt.HasField("activations") else len(row.token_ids)
+        for prompt, row in zip(prompts, header.rows, strict=False)
+    ]
 
 
 def arrange(

@@ -86,7 +86,7 @@ class Running(Tokens):
             reply = read_reply(messages, assembler.allocate)
         finally:
             messages.close()  # cancels the call if reading it failed
-        order.arrange(assembler.tensors(), plan.request.captures, plan.request.logits, _lengths(plan, reply))
+        order.arrange(assembler.tensors(), plan.request.captures, plan.request.logits, order.lengths(plan.request.prompts[: plan.rows], reply.header))
         return reply, assembler
 
     def _run(self, plan: Plan, bfloat16: Bfloat16, single: bool, timeout: float | None) -> RunResult:
@@ -116,7 +116,7 @@ class Running(Tokens):
 
 
 def _metrics(plan: Plan, reply: Reply) -> Metrics:
-    lengths = _lengths(plan, reply)
+    lengths = order.lengths(plan.request.prompts[: plan.rows], reply.header)
     values: dict[str, list[tuple[int, int, float]]] = {}
     for value in reply.summary.metrics:
         values.setdefault(value.name, []).append((value.row, value.position, value.value))
@@ -136,14 +136,6 @@ def _metrics(plan: Plan, reply: Reply) -> Metrics:
             longest = max(map(len, rows))
             found[metric] = np.array([row + [np.nan] * (longest - len(row)) for row in rows])
     return Metrics(found)
-
-
-def _lengths(plan: Plan, reply: Reply) -> list[int]:
-    """How many tokens each of the user's prompts has; of one that begins with activations, how many positions."""
-    sizes = []
-    for prompt, row in zip(plan.request.prompts[: plan.rows], reply.header.rows, strict=False):
-        sizes.append(prompt.activations.value.shape[0] if prompt.HasField("activations") else len(row.token_ids))
-    return sizes
 
 
 def _useless_patches(plan: Plan, reply: Reply) -> list[str]:
