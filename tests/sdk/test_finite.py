@@ -37,6 +37,16 @@ def test_tokens_of_several_prompts_print(model):
     assert isinstance(got, list) and repr(got) == f"prompt 0\n{got[0]!r}\n\nprompt 1\n{got[1]!r}"
 
 
+def test_a_sweep_whose_numbers_are_too_large_warns(model):
+    noise = fs.noise("hook_embed", 3e38, seed=0)
+    with pytest.warns(fs.FluoroscopeWarning, match="^NaN or infinite: 2 of 2 cells$"):
+        got = model.sweep(PROMPT, PROMPT, "mlp_out", "layer", DIFF, layers=[20, 21], corrupt_with=[noise])
+    assert np.isnan(got.values).all() and got.top(3) == [] and got.plot().data[0].type == "scatter"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fs.FluoroscopeWarning)
+        model.path_patch(PROMPT, PROMPT.replace("John gave", "Mary gave"), [(5, 0), (2, 1)], [("q", 3, 0)], DIFF)  # a pair that cannot exist is no such cell
+
+
 def test_a_usual_run_does_not(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error", fs.FluoroscopeWarning)
