@@ -125,6 +125,9 @@ def test_paths_whose_senders_copy_from_inside_the_front(client, exact, name):
     before, source = trace(w, base), trace(w, source_ids)
     for r, receiver in enumerate([Node("blocks.1.attn.hook_q", (1,)), Node("logits")]):
         for s, (layer, h) in enumerate(itertools.product(range(len(w.layers)), range(w.heads))):
+            if r == 0 and layer > 0:  # a query reads what was written before its layer
+                assert np.isnan(got.values[r, s])
+                continue
             slow = slow_path(w, base, before, source, [Node(f"blocks.{layer}.attn.hook_z", (h,))], [receiver], lambda last: difference(last[None]),
                              sender_positions=positions, receiver_positions=range(16), source_of=mapped)  # fmt: skip
             assert got.values[r, s] == pytest.approx(slow, abs=LIMIT), (r, layer, h)

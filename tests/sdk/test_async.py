@@ -180,3 +180,20 @@ def test_work_that_was_cancelled_starts_nothing_more():
     work.started(second)
     assert second.cancelled == 1
     assert UNDERWAY.get() is None, "plain calls belong to nobody's work"
+
+
+def test_what_cannot_be_awaited_says_what_can(client):
+    async def run():
+        model = await fs.AsyncClient(client).model("smollm2-135m")
+        with pytest.raises(AttributeError, match=r'await model.weight\("blocks.3.attn.W_Q"\)'):
+            model.weights["W_Q"]
+        with pytest.raises(AttributeError, match="AsyncModel has no attribute 'wieght'"):
+            model.wieght  # noqa: B018
+        generation = await model.generate("Once", 2)
+        with pytest.raises(AttributeError, match=r"\(await generation.read\(\)\).text"):
+            generation.text  # noqa: B018
+        with pytest.raises(AttributeError, match="has no attribute 'txt'"):
+            generation.txt  # noqa: B018
+        assert (await generation.read()).text
+
+    asyncio.run(run())

@@ -46,10 +46,23 @@ def test_several_are_a_dict(model):
         with pytest.raises(KeyError, match=r"blocks\.5\.hook_resid_pre was not kept; there are blocks\.3"):
             handles["resid_pre", 5]
         handles["z", 4].delete()  # and leaving `with` does not mind
-        assert len(handles.all()) == 2 and "Handle(blocks.3.hook_resid_pre" in repr(handles)
+        assert len(handles.all()) == 2 and repr(handles["z", 4]).endswith("deleted)")
+        assert repr(handles).splitlines() == [
+            "Handles of smollm2-135m: 2 tensors, 9.0 KiB", "  blocks.3.hook_resid_pre  f32 [2, 576]", "  blocks.4.attn.hook_z     f32 [2, 9, 64], deleted",
+        ]  # fmt: skip
     with model.keep([CLEAN, CORRUPT], ("resid_pre", 3)) as handles:
         clean, corrupt = handles["resid_pre", 3]
         assert (clean.row, corrupt.row) == (0, 1)
+        assert repr(handles) == "Handles of smollm2-135m: 2 tensors of 2 prompts, 63.0 KiB\n  blocks.3.hook_resid_pre  f32 [14, 576]"
+
+
+def test_many_are_listed_briefly_and_in_order(client, model):
+    with model.keep(CLEAN, None, positions=-1) as handles:
+        assert len(handles.all()) > 100 and len(repr(handles)) < 3000 and "blocks.{0..29}.hook_resid_pre" in repr(handles)
+    with model.keep([CLEAN, CORRUPT], [("resid_pre", 10), ("resid_pre", 2), "hook_embed", ("resid_pre", 0)]):
+        listed = [(handle.site, handle.row) for handle in client.handles()]
+    sites = ["hook_embed", *(f"blocks.{layer}.hook_resid_pre" for layer in (0, 2, 10))]
+    assert listed == [(site, row) for site in sites for row in (0, 1)]
 
 
 def test_uploaded(model):

@@ -76,11 +76,22 @@ def test_cancelled_it_says_so(model):
     assert job.state == "cancelled" and isinstance(job.error, fs.CancelledError)
     with pytest.raises(fs.CancelledError, match="the job was cancelled"):
         job.result()
-    with pytest.raises(fs.FailedPreconditionError):
-        job.cancel()
+    job.cancel()  # once more changes nothing
+    assert job.state == "cancelled"
     job.delete()
+    assert repr(job).startswith(f"Job {job.id}: sweep of smollm2-135m, deleted, ")
     with pytest.raises(fs.NotFoundError):
         job.refresh()
+
+
+def test_a_job_that_is_done_is_not_cancelled(model):
+    job = model.sweep(CLEAN, CORRUPT, metric=DIFF, layers=[3], as_job=True)
+    values = job.result().values
+    job.cancel()
+    assert job.refresh().state == "done" and np.array_equal(job.result().values, values)
+    job.delete()
+    with pytest.raises(fs.NotFoundError):
+        job.cancel()
 
 
 def test_a_wrong_request_is_no_job(model, client):

@@ -1,5 +1,6 @@
 """The SDK against the real server on SmolLM2: DESIGN.md's surfaces, with real values."""
 
+import re
 import warnings
 
 import fluoroscope as fs
@@ -103,9 +104,9 @@ def test_narrowing(model):
     )
     assert list(cache) == ["blocks.3.attn.hook_z", "blocks.29.attn.hook_z"]
     assert cache["z", 3].shape == (1, 2, 2, 64)
-    assert cache.positions(("z", 3)) == ((9, 13),) and cache.heads(("z", 3)) == (2, 5)
+    assert cache.positions(("z", 3)) == ((13, 9),) and cache.heads(("z", 3)) == (2, 5)
     _, whole = model.run_with_cache(CLEAN, "blocks.3.attn.hook_z", logits=None)
-    np.testing.assert_allclose(cache["z", 3], whole["z", 3][:, [9, 13]][:, :, [2, 5]], atol=1e-5)
+    np.testing.assert_allclose(cache["z", 3], whole["z", 3][:, [13, 9]][:, :, [2, 5]], atol=1e-5)
 
 
 def test_reductions(model):
@@ -280,3 +281,9 @@ def test_a_request_over_the_receive_limit_says_what_to_do(model):
         for part in ("(4.0 MiB)", "model.put", "limits.max_receive_mib"):
             assert part in caught.value.message
     assert model.tokenize("The capital") == [504, 3575], "the connection still works"
+
+
+def test_small_things_print_well(client, model):
+    assert re.search(r"norm_eps +1e-05$", repr(model.info), re.MULTILINE) and model.info.norm_eps == np.float32(1e-5)
+    assert repr(client.server).startswith(f"LocalServer({client.server.grpc_address}, pid {client.server.pid}, log ")
+    assert repr(model.run_with_hooks("a", names_filter="hook_embed")).endswith("cache    1 tensor")

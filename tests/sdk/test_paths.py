@@ -6,6 +6,7 @@ import fluoroscope as fs
 import numpy as np
 import pytest
 from fluoroscope import paths
+from fluoroscope.path_order import can_exist
 from fluoroscope.results import ModelInfo
 
 CLEAN = "When John and Mary went to the shops, John gave the bag to"
@@ -68,6 +69,33 @@ def test_what_is_wrong_without_asking_the_server(arguments, words):
         build(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("senders", "receivers", "words"),
+    [
+        ((1, 0), ("q", 0, 1), r"there is no path: \(1, 0\) is not before \('q', 0, 1\)"),
+        ((1, 0), ("k", 1, 0), "there is no path"),
+        (("mlp", 1), ("mlp", 1), "there is no path"),
+        ([(1, 0), (1, 1)], [("mlp", 0), ("v", 1, 0)], r"every one of \[\(1, 0\), \(1, 1\)\] is not before every one of"),
+    ],
+)
+def test_a_sender_behind_the_receiver_is_no_path(senders, receivers, words):
+    with pytest.raises(ValueError, match=words):
+        build(senders, receivers)
+
+
+def test_which_paths_can_exist():
+    request = build(["heads", "mlps", "embed"], ["q", "mlps", "logits"])
+    assert can_exist(request.receivers, request.senders).astype(int).tolist() == [
+        # 0.0 0.1 1.0 1.1 mlp 0, mlp 1, embed
+        [0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 1],  # queries of layer 0
+        [1, 1, 0, 0, 1, 0, 1], [1, 1, 0, 0, 1, 0, 1],  # of layer 1
+        [1, 1, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0, 1],  # MLPs
+        [1] * 7,
+    ]  # fmt: skip
+    sets = build({"late": [(1, 0), (1, 1)], "both": [(1, 0), (0, 1)]}, {"early": ["q"], "first": [("q", 0, 0)], "end": "logits"})
+    assert can_exist(sets.receivers, sets.senders).astype(int).tolist() == [[0, 1], [0, 0], [1, 1]]
+
+
 def test_unknown_options_are_refused(model):
     with pytest.raises(TypeError, match=r"path_patch\(\) does not take mlp"):
         model.path_patch(CLEAN, CORRUPT, metric=DIFF, mlp="freeze")
@@ -88,6 +116,25 @@ def test_heads_of_smollm2_that_write_the_answer(model):
     assert figure.data[0].z.shape == (30, 9) and "to logits" in figure.layout.title.text
     assert got.plot(by_head=False).data[0].z.shape == (1, 270)
     assert "PathResult of smollm2-135m" in repr(got) and list(got.to_pandas().columns[:2]) == ["receiver", "sender"]
+
+
+def test_edges_of_smollm2_are_told_by_their_scores(model):
+    got = model.attribute_edges(CLEAN, CORRUPT, metric=DIFF)
+    assert got.values.size == 144_781 and np.isfinite(got.values).sum() == len(got.to_pandas()) == 70_651
+    (receiver, sender), score = got.top(1)[0]
+    place = got.axes[0].labels.index(receiver), got.axes[1].labels.index(sender)
+    assert score == got.scores[place] and abs(score) == np.nanmax(np.abs(got.scores)) and got.values[place] == pytest.approx(got.base[0] + score)
+    frame = got.to_pandas()
+    assert list(frame.columns) == ["receiver", "sender", "logit_diff_score", "normalized"]
+    assert frame.loc[frame.logit_diff_score.abs().idxmax()].tolist()[:3] == [receiver, sender, score]
+    assert f"{score:+8.3f}  receiver {receiver}, sender {sender}" in repr(got) and "70,651 pairs" in repr(got)
+    bars = got.plot(k=5)
+    assert bars.data[0].type == "bar" and list(bars.data[0].x) == [value for _, value in got.top(5)][::-1]
+    assert bars.data[0].y[-1] == f"{sender} → {receiver}"
+    grid = got.plot(by_head=False).data[0]
+    assert grid.z.shape == (481, 301) and grid.zmax == abs(score) == -grid.zmin
+    heads = model.attribute_edges(CLEAN, CORRUPT, "heads", "logits", DIFF)
+    assert np.array_equal(heads.plot().data[0].z, heads.scores.reshape(30, 9))
 
 
 def test_a_path_of_three(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fluoroscope as fs
 import numpy as np
 import pytest
+from fluoroscope.logit_lens import _visible
 
 PROMPT = "When John and Mary went to the shops, John gave the bag to"
 
@@ -27,6 +28,10 @@ def test_a_followed_token(model):
     got = model.logit_lens(PROMPT, tokens=[" Mary", " John"], positions="last")
     assert got.chosen and got.texts[0, 0].tolist() == [" Mary", " John"] and got.positions == (13,)
     assert got.logprobs[29, 0, 0] > got.logprobs[29, 0, 1] and got.logprobs[29, 0, 0] > got.logprobs[5, 0, 0] + 3
+    # Probabilities are nearly 0 in most layers: log-probabilities are what is shown.
+    (heat,) = got.plot(token=1).data
+    assert np.array_equal(heat.z, got.logprobs[..., 1]) and (heat.zmin, heat.zmax) == (float(got.logprobs[..., 1].min()), 0)
+    assert f"   5  ' Mary' {got.logprobs[5, 0, 0]:.3f}" in repr(got) and "log-probabilities:" in repr(got) and "1 position;" in repr(got)
     assert model.logit_lens(PROMPT, tokens=" Mary", positions="last", layers=29).logprobs[0, 0, 0] == pytest.approx(got.logprobs[29, 0, 0], abs=1e-4)
 
 
@@ -34,8 +39,13 @@ def test_the_lens_as_a_table_and_a_picture(lens):
     frame = lens.to_pandas()
     assert len(frame) == 30 * 14 * 5 and frame.iloc[-5].to_dict()["text"] == " Mary" and frame.iloc[-5]["rank"] == 1
     (heat,) = lens.plot().data
-    assert heat.z.shape == (30, 14) and heat.text[29][13] == "Mary" and heat.x[9] == "9  John" and "' Mary'" in heat.customdata[29][13]
+    assert heat.z.shape == (30, 14) and heat.text[29][13] == "␣Mary" and heat.x[9] == "9 John" and "' Mary'" in heat.customdata[29][13]
     assert "29  ' Mary'" in repr(lens) and "30 layers x 14 positions" in repr(lens)
+
+
+@pytest.mark.parametrize(("text", "shown"), [(" the", "␣the"), ("the", "the"), ("  ", "␣␣"), ("\n\n", "\\n\\n"), (" a ", "␣a␣"), ("", ""), ("\xa0", "\\xa0"), (" a b", "␣a b")])
+def test_spaces_of_a_token_show(text, shown):
+    assert _visible(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -43,6 +53,8 @@ def test_the_lens_as_a_table_and_a_picture(lens):
     [
         ({"prompt": ["a", "b"]}, "of one prompt; there are 2"),
         ({"prompt": PROMPT, "tokens": " Marytown"}, r"' Marytown' is 2 tokens.*' Mary', 'town'"),
+        ({"prompt": PROMPT, "tokens": " Mary", "top_k": 3}, "top_k is 3, and tokens are given too"),
+        ({"prompt": PROMPT, "top_k": 0}, "top_k is 0; it must be at least 1"),
     ],
 )
 def test_bad_lenses(model, arguments, words):

@@ -156,3 +156,22 @@ def test_logits_and_reductions():
     np.testing.assert_array_equal(np.frombuffer(reduction.dot.directions.data, "<f4").reshape(2, 3), directions)
     assert build("m", "x", capture=CaptureChoice(["*"], reduction=fs.TopK(3))).request.captures[0].reduction.top_k.k == 3
     assert build("m", "x", capture=CaptureChoice(["*"], reduction="last")).request.captures[0].reduction.last
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "options", "message"),
+    [
+        (" Mary", " Mary", {}, "^`right` and `wrong` are the same tokens, so the difference is always 0$"),
+        ([" Mary", " John"], [" John", " Mary"], {}, "the same tokens.*; for an answer of its own per prompt give per_prompt=True"),
+        ([5, 7], [6, 7], {"per_prompt": True}, "^`right` and `wrong` of prompt 1 are the same tokens, so the difference is always 0$"),
+    ],
+)
+def test_a_difference_that_is_always_zero_is_refused(right, wrong, options, message):
+    with pytest.raises(ValueError, match=message):
+        fs.metrics.logit_diff(right, wrong, **options)
+
+
+def test_the_same_tokens_for_different_prompts_are_a_difference():
+    metric = fs.metrics.logit_diff([" Mary", " John"], [" John", " Mary"], per_prompt=True)
+    assert metric.per_prompt and len(metric.parts) == 2
+    assert fs.metrics.logit_diff([" a", " b", " c"], [" b", " a"]).parts[0]["logit_difference"].right[2].text == " c"

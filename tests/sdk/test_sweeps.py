@@ -68,15 +68,36 @@ def test_nothing_to_normalise_by(base, source):
 
 def test_as_a_table(small):
     frame = small.to_pandas()
-    assert list(frame.columns) == ["layer", "position", "diff", "normalized"] and len(frame) == 6
-    assert frame[(frame.layer == "1") & (frame.position == "1: cat")][["diff", "normalized"]].to_numpy().tolist() == [[3.0, 1.25]]
+    assert list(frame.columns) == ["layer", "position", "token", "diff", "normalized"] and len(frame) == 6
+    assert frame[(frame.layer == 1) & (frame.position == 1)][["token", "diff", "normalized"]].to_numpy().tolist() == [[" cat", 3.0, 1.25]]
+    assert frame.dtypes["layer"] == frame.dtypes["position"] == np.int64
+    wide = result([[np.arange(11).reshape(1, 11)]], [[0]], [[1]], axes=(Axis("head", ("0",)), Axis("layer", tuple(map(str, range(11))))))
+    assert list(wide.to_pandas().pivot(index="head", columns="layer", values="diff").columns) == list(range(11))
+
+
+def test_a_table_of_several_metrics():
+    both = result([[np.zeros((2, 3)), np.ones((2, 3))]], [[0, 0]], [[0, 2]], metrics=("a", "b"))
+    frame = both.to_pandas()
+    assert list(frame.columns) == ["layer", "position", "token", "a", "a_normalized", "b", "b_normalized"]
+    assert frame["b"].tolist() == [1.0] * 6 and frame["b_normalized"].tolist() == [0.5] * 6 and frame["a_normalized"].isna().all()
+    assert list(both["b"].to_pandas().columns[-2:]) == ["b", "normalized"]
+
+
+def test_places_of_a_table_without_numbers():
+    axes = (Axis("unit", ("0-1", "2-3")), Axis("position", ("name", "12", "12")))
+    frame = result([[np.zeros((2, 3))]], [[0]], [[1]], axes=axes).to_pandas()
+    assert frame.unit.tolist() == ["0-1"] * 3 + ["2-3"] * 3 and frame.position.tolist() == ["name", "12", "12 (2)"] * 2 and "token" not in frame
+    axes = (Axis("position", ("4", "7")), Axis("source", ("0:a:b", "1:\n", "2:")))
+    frame = result([[np.zeros((2, 3))]], [[0]], [[1]], axes=axes).to_pandas()
+    assert list(frame.columns[:3]) == ["position", "source", "source_token"] and frame.position.tolist() == [4] * 3 + [7] * 3
+    assert frame.source_token.tolist() == ["a:b", "\n", ""] * 2
 
 
 def test_as_an_array_with_names(small):
     pytest.importorskip("xarray")
     array = small.to_xarray()
     assert array.dims == ("layer", "position") and array.name == "diff"
-    assert float(array.sel(layer="1", position="2: cat")) == -6
+    assert float(array.sel(layer=1, position=2)) == -6 and array.token.values.tolist() == ["The", " cat", " cat"]
 
 
 def test_labels_that_are_equal_are_told_apart():
@@ -87,6 +108,7 @@ def test_labels_that_are_equal_are_told_apart():
 def test_the_picture(small):
     figure = small.plot(width=500)
     (heat,) = figure.data
+    assert small.plot(title="mine").layout.title.text == "mine" and figure.layout.title.text == "resid_pre, clean into corrupt"
     assert heat.type == "heatmap" and heat.z.tolist() == small.normalized.tolist()
     assert list(heat.x) == ["0 The", "1 cat", "2 cat"] and list(heat.y) == ["0", "1"]
     assert (heat.zmin, heat.zmax) == (-1.25, 1.25) and figure.layout.width == 500
@@ -100,6 +122,12 @@ def test_pictures_of_other_shapes():
     heads = Axis("head", ("0", "1", "2", "3"))
     cube = result([[np.arange(24).reshape(4, 2, 3)]], [[0]], [[1]], axes=(heads, LAYERS, POSITIONS)).plot()
     assert len(cube.layout.sliders[0].steps) == 4 and cube.layout.sliders[0].steps[1].args[0]["z"] == [[[6, 7, 8], [9, 10, 11]]]
+    # It begins with the slice whose change is the largest, which the slider shows.
+    values = np.zeros((4, 2, 3))
+    values[2, 1, 1] = -5
+    values[3] = np.nan
+    cube = result([[values]], [[0]], [[1]], axes=(heads, LAYERS, POSITIONS)).plot()
+    assert cube.layout.sliders[0].active == 2 and cube.data[0].z.tolist() == values[2].tolist() and cube.data[0].zmax == 5
     with pytest.raises(ValueError, match="at most three axes; this result has 4: head, site, layer, position"):
         result([[np.zeros((4, 1, 2, 3))]], [[0]], [[1]], axes=(heads, Axis("site", ("s",)), LAYERS, POSITIONS)).plot()
 

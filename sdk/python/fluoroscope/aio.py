@@ -157,6 +157,11 @@ class AsyncGeneration(AsyncIterator[GeneratedToken]):
         await self._run(self._underway, lambda: self._generation.tokens)
         return self._generation
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(Generation, name):
+            raise AttributeError(f"AsyncGeneration has no {name!r}, which waits for the end: (await generation.read()).{name}")
+        raise AttributeError(f"AsyncGeneration has no attribute {name!r}")
+
     async def close(self) -> None:
         """Ends the call, if it has not ended."""
         self._underway.cancel()

@@ -54,6 +54,10 @@ class Assembler:
         slot.arrays[row] = slot.batch[row] if fits else np.empty(shape, dtype)
         return slot.arrays[row]
 
+    def tensors(self) -> list[tuple[tensor_pb2.TensorHeader, np.ndarray]]:
+        """Every tensor with its header, in which positions and heads may be put into another order (fluoroscope.order)."""
+        return [(slot.headers[row], slot.arrays[row]) for slot in self._slots.values() for row in slot.headers]
+
     def names(self) -> list[str]:
         """Names in the order of arrival, each once."""
         return list(dict.fromkeys(name for name, _ in self._slots))

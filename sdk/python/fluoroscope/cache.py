@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -132,22 +133,26 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    # In a pickle messages are bytes, and the model, which belongs to a connection, is left behind: stacks that need weights say so.
+
+    def __getstate__(self) -> dict[str, Any]:
+        entries = [(name, entry.value, [header.SerializeToString() for header in entry.headers]) for name, entry in self._entries.items()]
+        return {"entries": entries, "rows": [row.SerializeToString() for row in self._rows], "layers": self._layers, "single": self._single,
+                "provenance": self.provenance}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        entries = {name: Entry(value, tuple(map(tensor_pb2.TensorHeader.FromString, headers))) for name, value, headers in state["entries"]}
+        rows = [inference_pb2.RowInfo.FromString(row) for row in state["rows"]]
+        self.__init__(entries, rows, state["provenance"], state["layers"], state["single"])  # type: ignore[misc]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
+        """The same model, and arrays of its own."""
+        entries = {name: Entry(copy.deepcopy(entry.value, memo), entry.headers) for name, entry in self._entries.items()}
+        return ActivationCache(entries, self._rows, self.provenance, self._layers, self._single, self._model)
+
     def _groups(self) -> list[tuple[str, list[str]]]:
         """("blocks.{0..29}.hook_resid_pre", names): hook points that differ in the layer only, together."""
-        groups: dict[tuple[str, str], list[int]] = {}
-        for name, entry in self._entries.items():
-            match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
-            key = (match[2] if match else name, _text(entry.value))
-            groups.setdefault(key, []).append(int(match[1]) if match else -1)
-        listed = []
-        for (name, _), layers in groups.items():
-            if layers == [-1]:
-                listed.append((name, [name]))
-                continue
-            layers.sort()
-            inner = str(layers[0]) if len(layers) == 1 else f"{{{_ranges(layers)}}}"
-            listed.append((f"blocks.{inner}.{name}", [f"blocks.{layer}.{name}" for layer in layers]))
-        return listed
+        return by_layers({name: _text(entry.value) for name, entry in self._entries.items()})
 
     if not TYPE_CHECKING:
 
@@ -155,12 +160,29 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
             raise hints.no_attribute(self, name, hints.CACHE)
 
     def __repr__(self) -> str:
-        from fluoroscope.results import bytes_text
+        from fluoroscope.results import bytes_text, counted
 
         groups = self._groups()
         width = max((len(group) for group, _ in groups), default=0)
         lines = [f"  {group:<{width}}  {_text(self._entries[names[0]].value)}" for group, names in groups]
-        return "\n".join([f"ActivationCache of {self.provenance.model}: {len(self)} tensors, {bytes_text(self.nbytes)}", *lines])
+        return "\n".join([f"ActivationCache of {self.provenance.model}: {counted(len(self), 'tensor')}, {bytes_text(self.nbytes)}", *lines])
+
+
+def by_layers(texts: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """("blocks.{0..29}.hook_resid_pre", names): hook points that differ in the layer only and have the same text, together."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for name, text in texts.items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
+        groups.setdefault((match[2] if match else name, text), []).append(int(match[1]) if match else -1)
+    listed = []
+    for (name, _), layers in groups.items():
+        if layers == [-1]:
+            listed.append((name, [name]))
+            continue
+        layers.sort()
+        inner = str(layers[0]) if len(layers) == 1 else f"{{{_ranges(layers)}}}"
+        listed.append((f"blocks.{inner}.{name}", [f"blocks.{layer}.{name}" for layer in layers]))
+    return listed
 
 
 def _parts(value: Activation) -> tuple[np.ndarray | Ragged, ...]:

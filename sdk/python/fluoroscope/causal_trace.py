@@ -16,9 +16,13 @@ from fluoroscope import options as keywords
 from fluoroscope import metrics as make_metric
 from fluoroscope.interventions import noise as add_noise
 from fluoroscope.metrics import Metric
+from fluoroscope.results import counted
 from fluoroscope.selections import At, Bos, Positions, Prompts, as_prompts, resolve
+from fluoroscope.subjects import positions_of
+from fluoroscope.sweep_result import position_text
 
 if TYPE_CHECKING:
+    import pandas
     import plotly.graph_objects
 
     from fluoroscope.model import Model
@@ -62,36 +66,50 @@ class CausalTrace:
             raise KeyError(f"{site!r} is not one of {', '.join(map(repr, SITES))}")
         return getattr(self, site)  # type: ignore[no-any-return]
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """One line per site, layer and position; columns as SweepResult.to_pandas, and "subject": whether the position was corrupted. Needs pandas."""
+        import pandas as pd
+
+        frames = []
+        for site in SITES:
+            frame = self[site].to_pandas()
+            frame.insert(0, "site", site)
+            frames.append(frame)
+        frame = pd.concat(frames, ignore_index=True)
+        frame.insert(list(frame.columns).index("position") + 1, "subject", frame["position"].isin(self.subject))
+        return frame
+
     def plot(self, **layout: Any) -> plotly.graph_objects.Figure:
         """Three heat maps side by side, tokens downwards and layers to the right, as in the paper; the subject's tokens are marked with *. Needs plotly."""
         import plotly.graph_objects as go
         from plotly.subplots import make_subplots
 
-        titles = ["resid_post, one layer", *(f"{site}, {self.window} layers" for site in SITES[1:])]
+        titles = ["resid_post, one layer", *(f"{site}, {counted(self.window, 'layer')}" for site in SITES[1:])]
         shown = make_subplots(1, 3, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
         grids = [self[site] for site in SITES]
         ends = [float(f(grid.values)) for grid in grids for f in (np.min, np.max)]
         low, high = min(self.corrupted, *ends), max(self.clean, *ends)
         positions = grids[0].axes[1].labels
-        y = [label.replace(":", " ", 1) + ("*" if int(label.split(":")[0]) in self.subject else "") for label in positions]
+        y = [position_text(label) + ("*" if int(label.split(":")[0]) in self.subject else "") for label in positions]
         for column, (grid, colours) in enumerate(zip(grids, ("Purples", "Greens", "Reds"), strict=True), start=1):
             heat = go.Heatmap(
                 z=grid.values.T, x=list(grid.axes[0].labels), y=y, zmin=low, zmax=high, colorscale=colours, xgap=1, ygap=1,
-                colorbar={"thickness": 10, "x": 1.01 + 0.055 * (column - 1), "len": 0.95},
+                colorbar={"thickness": 10, "x": 1.01 + 0.06 * (column - 1), "len": 0.95, "title": {"text": SITES[column - 1], "side": "right"}},
                 hovertemplate="layer <b>%{x}</b><br>%{y}<br>%{z:.4f}<extra></extra>",
             )
             shown.add_trace(heat, 1, column)
             shown.update_xaxes(title="layer", type="category", showgrid=False, row=1, col=column)
         shown.update_yaxes(type="category", autorange="reversed", showgrid=False)
         shown.update_layout(
-            template="plotly_white", font={"size": 13}, width=1350, height=max(360, 200 + 24 * len(y)), margin={"l": 90, "r": 20, "t": 90, "b": 60},
-            title={"text": f"restored places: {grids[0].metric} {self.corrupted:.3f} corrupted, {self.clean:.3f} clean", "x": 0.02},
+            template="plotly_white", font={"size": 13}, width=1400, height=max(360, 200 + 24 * len(y)), margin={"l": 90, "r": 20, "t": 100, "b": 60},
+            title={"text": f"{grids[0].metric} with one place restored; {self.corrupted:.3f} corrupted, {self.clean:.3f} clean<br>"
+                           "<sup>* the subject, whose embeddings have noise</sup>", "x": 0.02},
         )
         return shown.update_layout(**layout)
 
     def __repr__(self) -> str:
         lines = [
-            f"CausalTrace of {self.resid_post.provenance.model}: noise {self.noise:.4g} at positions {list(self.subject)}, {self.seeds} seeds",
+            f"CausalTrace of {self.resid_post.provenance.model}: noise {self.noise:.4g} at positions {list(self.subject)}, {counted(self.seeds, 'seed')}",
             f"  {self.resid_post.metric}: clean {self.clean:.4f}, corrupted {self.corrupted:.4f}",
         ]
         for site in SITES:
@@ -123,7 +141,7 @@ def causal_trace(
 
     Args:
       prompt: one prompt, such as "The Space Needle is in the city of".
-      subject: its words ("Space Needle", found in the prompt) or the positions of its tokens.
+      subject: its words ("Space Needle"), which must stand in the prompt exactly once and not inside other words; or the positions of its tokens.
       metric: what is measured, at the last position. Default: the probability of the token that the clean run thinks most likely, as in the paper.
       noise: standard deviation of the noise on hook_embed. Default: 3 times the standard deviation of all numbers in the embeddings of the subject's tokens.
         (The paper takes that of the subjects of a whole data set; give your own number for that.)
@@ -132,7 +150,7 @@ def causal_trace(
       layers, positions: narrow the grid. Default: all.
 
     Raises:
-      ValueError: the subject is not in the prompt, or there are several prompts.
+      ValueError: the subject is not in the prompt, or more than once (the message has the positions), or there are several prompts.
       Otherwise as Model.sweep.
     """
     rows, single = as_prompts(prompt)
@@ -167,10 +185,4 @@ def _subject(model: Model, ids: list[int], subject: str | Positions) -> list[int
         if not found:
             raise ValueError(f"subject: {subject!r} are no positions of the prompt, which has {len(ids)} tokens")
         return found
-    tokens = model.to_str_tokens(ids)
-    text = "".join(tokens)  # type: ignore[arg-type]
-    start = text.rfind(subject)
-    if start < 0 or not subject:
-        raise ValueError(f"subject: {subject!r} is not in the prompt's tokens {tokens}; give the positions of its tokens instead")
-    ends = np.cumsum([len(token) for token in tokens])
-    return [i for i, end in enumerate(ends) if end > start and end - len(tokens[i]) < start + len(subject.rstrip())]
+    return positions_of(model, ids, subject)

@@ -103,7 +103,7 @@ class Client:
         return Model(self, name)
 
     def handles(self) -> list[Handle]:
-        """The activations that this client has left on the server (model.keep, model.put) and that are still there."""
+        """The activations that this client has left on the server (model.keep, model.put) and that are still there; by layer and hook point."""
         return list_handles(self)
 
     def jobs(self) -> list[Job[Any]]:

@@ -15,6 +15,7 @@ from fluoroscope.assemble import Assembler
 from fluoroscope.cache import Activation, ActivationCache, TopKValues
 from fluoroscope.errors import DataLossError
 from fluoroscope.names import HookKey, hook_name
+from fluoroscope.order import arrange, lengths
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import Plan
 from fluoroscope.results import Provenance, Timing
@@ -167,6 +168,8 @@ class Generation(Iterator[GeneratedToken]):
         if message is None:
             self._ended = True
             self._reader.finish()
+            prompts = self._request.prompts[: len(self._rows)]
+            arrange(self._reader.all_tensors(), self._request.captures, None, lengths(prompts, self._reader.header or inference_pb2.ForwardHeader()))
             return
         for token in self._reader.take(message):
             made = self._token(token)
@@ -220,6 +223,10 @@ class _Reader(ReplyReader):
         # The rest is as in a ForwardReply, with the same field numbers.
         self.feed(message)
         return []
+
+    def all_tensors(self) -> list[tuple[tensor_pb2.TensorHeader, np.ndarray]]:
+        """Of the prompts and of the generated tokens."""
+        return [*self.assembler.tensors(), *(pair for pairs in self._of_tokens.values() for pair in pairs)]
 
     def generated(self, name: str, row: int, sample: int) -> Activation:
         if (name, "values", row, sample) in self._of_tokens:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluoroscope import options as keywords
-from fluoroscope._proto.v1 import handle_pb2, handles_pb2, tensor_pb2
-from fluoroscope.errors import FluoroscopeError, NotFoundError
+from fluoroscope._proto.v1 import handle_pb2, handles_pb2, plan_pb2, tensor_pb2
 from fluoroscope.arrays import plain
+from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.indices import from_start, whole
 from fluoroscope.names import HookKey, hook_name, is_layered
+from fluoroscope.order import arrange, refuse_twice, refuse_unsorted
 from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message
 from fluoroscope.suggest import listed, meant
 from fluoroscope.wire import NUMPY_DTYPES, read_reply
@@ -63,6 +64,7 @@ class Handle:
 
     def __init__(self, client: Client, message: handle_pb2.Handle) -> None:
         self._client = client
+        self._deleted = False
         self.id: str = message.id
         self.model: str = message.model
         self.weights_sha256: str = message.weights_sha256
@@ -93,23 +95,30 @@ class Handle:
         """The values, or a part of them: only that is sent.
 
         Args:
-          positions: of the prompt, as fs.Positions; they must be in the handle. Default: all it has.
+          positions: of the prompt: an index, a slice, a range, "all", "last", fs.occurrences(token), or a list of these; they must be in the handle.
+            Default: all it has.
           heads, units: numbers along the head axis and the last axis, as the model counts them. Default: all it has.
           bfloat16: as in run_with_cache.
 
         Returns:
-          an array with the axes of `shape`, positions, heads and units in ascending order.
+          an array with the axes of `shape`; positions, heads and units in the order given (positions other than plain indices, and all by default, ascend).
         """
         from fluoroscope.assemble import decode_bfloat16
 
         chosen = {what: from_start(as_ints(numbers, what), what, None) for what, numbers in (("heads", heads), ("units", units))}
         request = handles_pb2.GetHandleRequest(handle=self.id, positions=positions_message(positions), **chosen)
+        refuse_twice(request.positions, request.heads, request.units)
         messages = self._client.stream(_SERVICE + "Get", request, timeout)
         try:
             reply = read_reply(messages, lambda header, dtype, shape: np.empty(shape, dtype))
         finally:
             messages.close()  # cancels the call if reading it failed
         ((header, array),) = reply.tensors
+        select = plan_pb2.Selection(positions=request.positions, heads=request.heads)
+        header.capture = 0
+        arrange([(header, array)], [plan_pb2.Capture(select=select)], None, {header.row: self.row_length})  # type: ignore[arg-type]
+        if list(request.units) != sorted(request.units):
+            array = array.take(np.argsort(np.argsort(request.units)), -1)
         return decode_bfloat16(array, bfloat16) if header.dtype == tensor_pb2.DTYPE_BF16 else array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -123,6 +132,7 @@ class Handle:
     def delete(self) -> None:
         """Ends it now. NotFoundError when it has ended already."""
         self._client.unary(_SERVICE + "Delete", handles_pb2.DeleteHandleRequest(handle=self.id), handles_pb2.DeleteHandleReply)
+        self._deleted = True
 
     def __enter__(self) -> Handle:
         return self
@@ -133,7 +143,13 @@ class Handle:
     def __repr__(self) -> str:
         from fluoroscope.results import bytes_text
 
-        return f"Handle({self.site} of {self.model}, {self.dtype} {list(self.shape)}, {bytes_text(self.nbytes)}, {self.id})"
+        state = "deleted" if self._deleted else self.id
+        return f"Handle({self.site} of {self.model}, {self.dtype} {list(self.shape)}, {bytes_text(self.nbytes)}, {state})"
+
+    @property
+    def text(self) -> str:
+        """Its dtype and shape, and whether it was deleted: "f32 [14, 576]"."""
+        return f"{self.dtype} {list(self.shape)}{', deleted' if self._deleted else ''}"
 
 
 class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
@@ -191,7 +207,16 @@ class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
         _delete_quietly(self._all, kind is not None)
 
     def __repr__(self) -> str:
-        return "Handles\n" + "\n".join(f"  {handle!r}" for handle in self._all)
+        from fluoroscope.cache import by_layers
+        from fluoroscope.results import bytes_text, counted
+
+        texts = {name: " | ".join(dict.fromkeys(handle.text for handle in handles)) for name, handles in self._by_name.items()}
+        groups = by_layers(texts)
+        width = max((len(group) for group, _ in groups), default=0)
+        prompts = "" if self._single else f" of {counted(len({handle.row for handle in self._all}), 'prompt')}"
+        of = f" of {self._all[0].model}" if self._all else ""
+        lines = [f"  {group:<{width}}  {texts[names[0]]}" for group, names in groups]
+        return "\n".join([f"Handles{of}: {counted(len(self._all), 'tensor')}{prompts}, {bytes_text(self.nbytes)}", *lines])
 
 
 def _delete_quietly(handles: Sequence[Handle], failing: bool) -> None:
@@ -224,6 +249,7 @@ def keep(
         raise ValueError("names_filter is empty: say which hook points to keep")
     plan = model._build(prompts, interventions=interventions, capture=capture, bos=bos, parse_special_tokens=parse_special_tokens, isolated=isolated)
     for message in plan.request.captures:
+        refuse_unsorted(message.select.positions, message.select.heads, why="a handle has them in that order")
         message.keep.ttl_seconds = whole(ttl, "ttl", 1)
     reply, _ = model._call(plan, "float32", timeout)
     made = [Handle(model._client, message) for message in sorted(reply.handles, key=lambda message: message.row)]
@@ -283,7 +309,8 @@ def list_handles(client: Client) -> list[Handle]:
         page = client.unary(_SERVICE + "List", handles_pb2.ListHandlesRequest(after=after), handles_pb2.ListHandlesReply)
         found += [Handle(client, message) for message in page.handles]
         if not page.next:
-            return found
+            # The server lists them by their ids, which are random.
+            return sorted(found, key=lambda handle: (handle.model, -1 if handle.layer is None else handle.layer, handle.site, handle.row, handle.id))
         after = page.next
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from fluoroscope._proto.v1 import jobs_pb2
-from fluoroscope.errors import FluoroscopeError, of_code, warn
+from fluoroscope.errors import FailedPreconditionError, FluoroscopeError, of_code, warn
 from fluoroscope.path_result import PathResult
 from fluoroscope.paths import PathPlan
+from fluoroscope.results import counted
 from fluoroscope.sweep import SweepPlan
 from fluoroscope.sweep_reader import read_paths, read_sweep
 from fluoroscope.sweep_result import SweepResult
@@ -38,7 +39,7 @@ class Job(Generic[Result]):
       id: by which `client.job(id)` finds it again, from a client with the same `principal`.
       kind: "sweep" or "path_patch".
       model: the model's name.
-      state: "queued", "running", "done", "failed" or "cancelled".
+      state: "queued", "running", "done", "failed", "cancelled", or "deleted" by this object.
       done, total: cells that are finished, and all of them.
       error: why it failed or was cancelled, as the exception that `result()` raises; else None.
       created, changed: when it was submitted, and when its state changed last.
@@ -97,20 +98,21 @@ class Job(Generic[Result]):
         return self
 
     def cancel(self) -> None:
-        """Stops it for good; what is finished stays on the server until it is deleted.
-
-        Raises:
-          FailedPreconditionError: it has ended already.
-        """
-        self._take(self._client.unary(_SERVICE + "Cancel", jobs_pb2.CancelJobRequest(id=self.id), jobs_pb2.Job))
+        """Stops it for good; what is finished stays on the server until it is deleted. Of a job that has ended already nothing changes."""
+        try:
+            self._take(self._client.unary(_SERVICE + "Cancel", jobs_pb2.CancelJobRequest(id=self.id), jobs_pb2.Job))
+        except FailedPreconditionError:
+            if self.refresh().state in ("queued", "running"):
+                raise
 
     def delete(self) -> None:
         """Stops it if it has not ended, and has the server forget it."""
         self._client.unary(_SERVICE + "Delete", jobs_pb2.DeleteJobRequest(id=self.id), jobs_pb2.DeleteJobReply)
+        self.state = "deleted"
 
     def __repr__(self) -> str:
         why = f": {self.error}" if self.error is not None else ""
-        return f"Job {self.id}: {self.kind} of {self.model}, {self.state}, {self.done:,} of {self.total:,} cells{why}"
+        return f"Job {self.id}: {self.kind} of {self.model}, {self.state}, {self.done:,} of {counted(self.total, 'cell')}{why}"
 
 
 class AsyncJob(Generic[Result]):

@@ -113,6 +113,12 @@ class LocalServer:
                     self._process.wait()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def __repr__(self) -> str:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return f"LocalServer({self.grpc_address}, ended{'' if process is None else f' with {process.returncode}'})"
+        return f"LocalServer({self.grpc_address}, pid {process.pid}, log {self.log_path})"
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
         try:

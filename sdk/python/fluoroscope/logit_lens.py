@@ -11,8 +11,8 @@ import numpy as np
 from fluoroscope import options as keywords
 from fluoroscope.cache import LensValues
 from fluoroscope.requests import CaptureChoice, Lens
-from fluoroscope.results import Provenance, TopToken, TopTokens
-from fluoroscope.indices import as_ints, is_int
+from fluoroscope.indices import as_ints, is_int, whole
+from fluoroscope.results import Provenance, TopToken, TopTokens, counted
 from fluoroscope.selections import Bos, Positions, Prompts, Token, as_prompts
 from fluoroscope.sweep import short_site
 from fluoroscope.sweep_result import unique
@@ -80,7 +80,8 @@ class LogitLens:
         })  # fmt: skip
 
     def plot(self, *, token: int = 0, **layout: Any) -> plotly.graph_objects.Figure:
-        """A heat map of layers (upwards) by positions: the probability of the best token, whose text is in the cell; hover for the others. Needs plotly.
+        """A heat map of layers (upwards) by positions: the probability of the best token, whose text is in the cell, with ␣ for a space; of given tokens the
+        log-probability. Hover for the others. Needs plotly.
 
         Args:
           token: which of the tokens along the last axis.
@@ -88,15 +89,16 @@ class LogitLens:
         """
         import plotly.graph_objects as go
 
-        probs = self.probs
+        # Probabilities of a token that is followed are nearly 0 in most layers, and tell nothing there.
+        numbers = self.logprobs if self.chosen else self.probs
         hover = [["<br>".join(f"{text!r} {p:.3f}" for text, p in zip(texts, values, strict=True)) for texts, values in zip(*cells, strict=True)]
-                 for cells in zip(self.texts, probs, strict=True)]  # fmt: skip
-        x = unique(f"{p} {self.str_tokens[p]}" for p in self.positions)
-        # Leading spaces are lost in a picture; line breaks would break it.
-        shown_text = [[str(text).replace("\n", "\\n").strip() or repr(str(text)) for text in row] for row in self.texts[..., token]]
-        name = f"p({self.texts[0, 0, token]!r})" if self.chosen else "p(best token)"
+                 for cells in zip(self.texts, numbers, strict=True)]  # fmt: skip
+        x = unique(f"{p} {_visible(self.str_tokens[p].strip(' '))}" for p in self.positions)
+        shown_text = [[_visible(str(text)) for text in row] for row in self.texts[..., token]]
+        name = f"log p({self.texts[0, 0, token]!r})" if self.chosen else "p(best token)"
+        low = float(np.nanmin(numbers[..., token])) if self.chosen else 0
         heat = go.Heatmap(
-            z=probs[..., token], x=x, y=[str(layer) for layer in self.layers], zmin=0, zmax=max(1e-9, float(probs[..., token].max())) if self.chosen else 1,
+            z=numbers[..., token], x=x, y=[str(layer) for layer in self.layers], zmin=low, zmax=0 if self.chosen else 1,
             colorscale="Blues", xgap=1, ygap=1, customdata=hover, text=None if self.chosen else shown_text, texttemplate=None if self.chosen else "%{text}",
             textfont={"size": 10}, colorbar={"title": {"text": name}, "thickness": 14},
             hovertemplate="layer <b>%{y}</b>, <b>%{x}</b><br>%{customdata}<extra></extra>",
@@ -113,9 +115,12 @@ class LogitLens:
     def __repr__(self) -> str:
         last = len(self.positions) - 1
         where = f"position {self.positions[last]} ({self.str_tokens[self.positions[last]]!r})"
-        lines = [f"LogitLens of {self.provenance.model}: {self.site}, {len(self.layers)} layers x {len(self.positions)} positions; at {where}:"]
+        size = f"{counted(len(self.layers), 'layer')} x {counted(len(self.positions), 'position')}"
+        what = ", log-probabilities" if self.chosen else ""
+        lines = [f"LogitLens of {self.provenance.model}: {self.site}, {size}; at {where}{what}:"]
+        numbers = self.logprobs if self.chosen else self.probs
         for row, layer in enumerate(self.layers):
-            best = "  ".join(f"{text!r} {p:.3f}" for text, p in list(zip(self.texts[row, last], self.probs[row, last], strict=True))[:4])
+            best = "  ".join(f"{text!r} {p:.3f}" for text, p in list(zip(self.texts[row, last], numbers[row, last], strict=True))[:4])
             lines.append(f"  {layer:>3}  {best}")
         return "\n".join(lines)
 
@@ -135,7 +140,7 @@ def logit_lens(
     site: str = "resid_post",
     layers: int | Sequence[int] = (),
     positions: Positions = None,
-    top_k: int = 5,
+    top_k: int | None = None,
     tokens: Token | Sequence[Token] = (),
     bos: Bos = None,
     parse_special_tokens: bool = False,
@@ -147,11 +152,11 @@ def logit_lens(
       prompt: one prompt.
       site: "resid_post" (default), "resid_pre", "resid_mid", or anything else that has d_model numbers per position, such as "mlp_out".
       layers: default all; negative ones count from the last. positions: default all.
-      top_k: how many of the best tokens.
+      top_k: how many of the best tokens. Default: 5.
       tokens: follow these tokens instead of the best ones.
 
     Raises:
-      ValueError: several prompts.
+      ValueError: several prompts; both `top_k` and `tokens`; a `top_k` under 1.
       InvalidArgumentError: a site without a residual vector; more tokens than the vocabulary has.
     """
     rows, single = as_prompts(prompt)
@@ -159,6 +164,9 @@ def logit_lens(
         raise ValueError(f"a logit lens is of one prompt; there are {len(rows)}")
     name = short_site(site)
     chosen: list[Any] = [tokens] if isinstance(tokens, str) or is_int(tokens) or not isinstance(tokens, Iterable) else list(tokens)
+    if top_k is not None and chosen:
+        raise ValueError(f"top_k is {top_k}, and tokens are given too: either the best tokens or these")
+    top_k = 5 if top_k is None else whole(top_k, "top_k", 1)
     wanted = as_ints(layers, "layers")
     capture = CaptureChoice([f"blocks.*.{name}"], positions, wanted, (), Lens(tokens=chosen) if chosen else Lens(top_k))
     plan = model._build(rows[0], capture=capture, logits=None, bos=bos, parse_special_tokens=parse_special_tokens)
@@ -174,6 +182,14 @@ def logit_lens(
         ids = np.stack([cast(np.ndarray, value.tokens) for value in values])
     return LogitLens(ids, texts_of(model, ids), logits, logprobs, tuple(found), result.cache.positions(keys[0])[0],
                      tuple(cast("list[str]", result.cache.str_tokens)), name, bool(chosen), result.provenance)  # fmt: skip
+
+
+def _visible(text: str) -> str:
+    """Spaces at the ends of a token are lost in a picture, line breaks would break it, and other characters show nothing."""
+    inner = text.strip(" ")
+    before = len(text) - len(text.lstrip(" ")) if inner else len(text)
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in inner)
+    return "␣" * before + shown + "␣" * (len(text) - before - len(inner))
 
 
 def texts_of(model: Model, ids: np.ndarray) -> np.ndarray:

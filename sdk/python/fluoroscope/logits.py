@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fluoroscope._proto.v1 import plan_pb2
+from fluoroscope.order import refuse_twice
 from fluoroscope.selections import Positions, Token, positions_message, token_refs
 
 
@@ -15,7 +16,7 @@ class Logits:
     """A choice of logits: only these positions and columns are computed and sent.
 
     Attributes:
-      positions: as everywhere. Default: the last.
+      positions: as everywhere; plain indices in this order. Default: the last.
       tokens: columns, in this order. Default: the whole vocabulary.
     """
 
@@ -33,7 +34,9 @@ def logits_message(choice: LogitsChoice, rows: int) -> plan_pb2.LogitsRequest | 
         return None
     if not isinstance(choice, Logits):
         choice = Logits(positions=choice)
-    return plan_pb2.LogitsRequest(positions=positions_message(choice.positions), tokens=token_refs(choice.tokens), rows=range(rows))
+    positions = positions_message(choice.positions)
+    refuse_twice(positions)
+    return plan_pb2.LogitsRequest(positions=positions, tokens=token_refs(choice.tokens), rows=range(rows))
 
 
 def top_message(k: int, positions: Positions, rows: int) -> plan_pb2.LogitsRequest:

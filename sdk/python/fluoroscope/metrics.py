@@ -1,7 +1,7 @@
 """Metrics: scalars that the server computes from each prompt's logits, so that often nothing else needs to cross the wire.
 
-Every metric takes `positions` (where to read; default: each prompt's last position, and one number per prompt) and `name` (how it is called in the
-result). Where tokens are expected, an id or a text that is exactly one token (" Mary") does, or a list of them. For tokens of its own per prompt give one
+Every metric takes `positions` (where to read; default: each prompt's last position, and one number per prompt; values come in the order in which plain
+indices are written) and `name` (how it is called in the result). Where tokens are expected, an id or a text that is exactly one token (" Mary") does, or a list of them. For tokens of its own per prompt give one
 entry per prompt and `per_prompt=True`; lists of lists mean that by themselves.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from fluoroscope._proto.v1 import plan_pb2
 from fluoroscope.indices import as_ints, is_int
 from fluoroscope.names import HookKey, hook_name
+from fluoroscope.order import refuse_twice, refuse_unsorted
 from fluoroscope.selections import Positions, Prompts, Row, Token, as_prompts, from_last, positions_message, tensor_message, token_ref, token_refs
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class Metric:
         """As the protocol has it: one message for all prompts, or one per prompt called name/0, name/1, ... `row_of` gives the row of a prompt that is
         run without interventions, `layers` is how many the model has, `hooks` are its hook points."""
         positions = positions_message(self.positions)
+        refuse_twice(positions)
+        if self.reference_positions is not None:
+            why = "they are matched one by one with the reference's"
+            refuse_unsorted(positions, why=why)
+            refuse_unsorted(positions_message(self.reference_positions), why=why, what="reference_positions")
         if self.compares:
             parts: list[dict[str, Any]] = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
         elif self.per_prompt:
@@ -78,6 +84,26 @@ class Metric:
 
     def __repr__(self) -> str:
         return f"{self.kind}({self.shown})"
+
+    # In a pickle messages are bytes. Results are found by a metric's identity, and a metric never changes, so a copy is the same one.
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts = []
+        for part in self.parts:
+            beside = {name: part[name] for name in ("site", "head") if name in part}
+            parts.append((plan_pb2.Metric(**{field: value for field, value in part.items() if field not in beside}).SerializeToString(), beside))
+        return self.__dict__ | {"parts": parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = []
+        for data, beside in state["parts"]:
+            message = plan_pb2.Metric.FromString(data)
+            field = message.ListFields()[0][0].name
+            parts.append({field: getattr(message, field)} | beside)
+        self.__dict__.update(state | {"parts": tuple(parts)})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Metric:
+        return self
 
 
 def as_metrics(metrics: Any, what: str) -> list[Metric]:
@@ -109,13 +135,19 @@ def logit_diff(
       name: how it is called in the result.
 
     Raises:
-      ValueError: the two sides do not fit each other.
+      ValueError: the two sides do not fit each other, or are the same tokens, so that the difference would always be 0.
     """
     per_prompt = per_prompt or _is_nested(right) or _is_nested(wrong)
     sides = [_entries(right, per_prompt), _entries(wrong, per_prompt)]
     if len(sides[0]) != len(sides[1]):
         raise ValueError(f"`right` has answers for {len(sides[0])} prompts and `wrong` for {len(sides[1])}")
     parts = tuple({"logit_difference": _difference(*pair)} for pair in zip(*sides, strict=True))
+    for prompt, part in enumerate(parts):
+        if _same_tokens(part["logit_difference"]):
+            what = f"`right` and `wrong` of prompt {prompt}" if per_prompt else "`right` and `wrong`"
+            several = not per_prompt and len(part["logit_difference"].right) > 1
+            hint = "; for an answer of its own per prompt give per_prompt=True" if several else ""
+            raise ValueError(f"{what} are the same tokens, so the difference is always 0{hint}")
     return Metric("logit_diff", name, positions, f"{right!r}, {wrong!r}", parts, per_prompt, positions is None)
 
 
@@ -153,7 +185,7 @@ def kl(
 
     Args:
       reference: a prompt that runs without interventions, or one per prompt. Default: the prompt itself, so that the metric says what the interventions did.
-      reference_positions: where to read in the reference. Default: the same absolute positions. Both are taken in ascending order.
+      reference_positions: where to read in the reference. Default: the same absolute positions. Both must be written in ascending order.
     """
     return _to_reference("kl", reference, positions, reference_positions, name)
 
@@ -239,3 +271,7 @@ def _difference(right: Tokens, wrong: Tokens) -> plan_pb2.LogitDifference:
     if not message.right or not message.wrong:
         raise ValueError("logit_diff needs at least one token on each side")
     return message
+
+
+def _same_tokens(difference: plan_pb2.LogitDifference) -> bool:
+    return sorted(token.SerializeToString() for token in difference.right) == sorted(token.SerializeToString() for token in difference.wrong)

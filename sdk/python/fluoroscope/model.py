@@ -16,6 +16,7 @@ from fluoroscope.cache import ActivationCache
 from fluoroscope.causal_trace import CausalTrace, causal_trace
 from fluoroscope.chat import ChatTemplate
 from fluoroscope.client import Client
+from fluoroscope.finite import not_finite
 from fluoroscope.generating import Generating
 from fluoroscope.handles import Handle, Handles, keep, put
 from fluoroscope.hooks import Hook, HookTable
@@ -28,7 +29,7 @@ from fluoroscope.names import HookKey
 from fluoroscope.patching import Patching
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import Reduction, starts
-from fluoroscope.results import Estimate, ModelInfo, RunResult, TopToken, TopTokens
+from fluoroscope.results import Estimate, ModelInfo, RunResult, TopToken, TopTokens, TopTokensList
 from fluoroscope.running import NamesFilter
 from fluoroscope.selections import Bos, Positions, Prompts, Where
 from fluoroscope.subspace import SubspaceEffects
@@ -102,8 +103,10 @@ class Model(Generating, Patching):
           prompts: one prompt or a list of them.
           names_filter: which hook points to keep: a name ("blocks.5.hook_resid_pre"), a glob ("blocks.*.attn.hook_pattern"), a list of these, or a function
             of the full name. Default: all that TransformerLens keeps by default.
-          positions: which positions to keep (query positions of scores and patterns). Default: all. See fs.Positions.
-          layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis.
+          positions: which positions to keep (query positions of scores and patterns): an index, a slice, a range, "all", "last", fs.occurrences(token), or a
+            list of these. A list of indices comes back in the order given; a list with anything else is a union, in ascending order. Default: all.
+          layers, heads: narrow the choice further. Negative layers count from the last. `heads` needs hook points with a head axis, and comes back in the
+            order given.
           reduction: done on the server before anything is sent: "last" (each prompt's last position), fs.TopK(k) or fs.Dot(directions).
           grad_of: a metric, such as fs.metrics.logit_diff(" Mary", " John"). The cache then also has its gradient at the same places, as float32 with the
             same shape: `cache["blocks.3.hook_resid_pre_grad"]`. Of each prompt's own metric; of the sum over its positions when it has several.
@@ -175,7 +178,8 @@ class Model(Generating, Patching):
           ValueError: the arguments contradict each other; found before anything is sent.
 
         Warns:
-          FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions.
+          FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions; or logits or
+            metrics are NaN or infinite.
         """
         capture = self._capture(names_filter, positions, layers, heads, reduction, grad_of)
         plan = self._build(prompts, interventions=interventions, metrics=metrics, capture=capture, logits=logits, bos=bos,
@@ -267,13 +271,13 @@ class Model(Generating, Patching):
         plan = self._build(prompts, interventions=interventions, bos=bos, parse_special_tokens=parse_special_tokens)
         plan.request.logits.CopyFrom(top_message(k, position, plan.rows))
         reply, assembler = self._call(plan, "float32", timeout)
-        self._warn(plan, reply)
         ids, logits, logprobs = (np.asarray(assembler.value(name))[:, 0] for name in ("top.tokens", "top.logits", "top.logprobs"))
+        self._warn(plan, reply, not_finite(plan, reply, logits))
         texts, _ = self._rows(ids.tolist(), None, False)
-        found = [
+        found = TopTokensList(
             TopTokens([TopToken(text, int(i), float(x), float(p)) for text, i, x, p in zip(row.tokens, *columns, strict=True)])
             for row, *columns in zip(texts, ids, logits, logprobs, strict=True)
-        ]
+        )
         return found[0] if plan.single else found
 
     def keep(self, prompts: Prompts, names_filter: NamesFilter, *, ttl: int = 600, **options: Any) -> Handle | Handles:
@@ -282,8 +286,8 @@ class Model(Generating, Patching):
         Args:
           names_filter: as in run_with_cache.
           ttl: seconds to live. Nothing renews a handle in the background; `handle.renew()` does when it is called.
-          options: interventions, positions, layers, heads, bos, parse_special_tokens, isolated, timeout: as in run_with_hooks. last=True keeps only each
-            prompt's last position.
+          options: interventions, positions, layers, heads, bos, parse_special_tokens, isolated, timeout: as in run_with_hooks, but positions and heads must
+            be written in ascending order. last=True keeps only each prompt's last position.
 
         Returns:
           A Handle for one prompt and one hook name; else Handles, a dict of them by hook name. Both delete on leaving `with`.

@@ -223,8 +223,12 @@ class Patching(Tokens):
           sender_positions, receiver_positions: where senders are changed and receivers listen. Default: everywhere. A list of lists: one per pair.
           source_positions, bos, parse_special_tokens, as_job: as in `sweep`.
 
+        Returns:
+          A PathResult [receivers, senders]; NaN where the sender does not come before the receiver.
+
         Raises:
-          As `sweep`.
+          ValueError: no sender comes before any receiver, so that there is no path.
+          Otherwise as `sweep`.
         """
         keywords.check(Patching.path_patch, options, paths.OPTIONS)
         plan = paths.build(self.name, self.info, clean, corrupt, senders, receivers, metric, **options)
@@ -312,7 +316,8 @@ class Patching(Tokens):
           options: the other arguments of `path_patch`, but for `mlps` and `norms`: an edge is direct, so nothing on it is frozen.
 
         Returns:
-          A PathResult [receivers, senders] whose `scores` are the estimated changes of the metric, 0 where the sender lies behind the receiver.
+          A PathResult [receivers, senders] whose `scores` are the estimated changes of the metric; NaN where the sender does not come before the receiver,
+          so that there is no edge.
         """
         chosen = sweeps.choice(method, EDGE_METHODS, "method")
         steps = whole(steps, "steps", 1)

@@ -12,6 +12,7 @@ from fluoroscope._proto.v1 import path_pb2
 from fluoroscope.indices import from_start, is_int
 from fluoroscope.metrics import Metric
 from fluoroscope.names import hook_name
+from fluoroscope.path_order import can_exist
 from fluoroscope.results import ModelInfo
 from fluoroscope.selections import At, Bos, Positions, Prompts, per_prompt_positions, positions_message
 from fluoroscope.suggest import meant
@@ -54,19 +55,30 @@ def build(
     """Turns the arguments of Model.path_patch into a request. ValueError for what can be seen to be wrong without the server."""
     pairs = pair_messages(clean, corrupt, source_positions, bos, parse_special_tokens)
     messages, names = metric_messages(metric, clean, corrupt, direction)
+    speak = _Ends("senders", info, len(pairs), sender_positions).of(senders)
+    listen = _Ends("receivers", info, len(pairs), receiver_positions).of(receivers)
+    if not can_exist(listen, speak).any():
+        raise ValueError(
+            f"there is no path: {_shown(senders)} is not before {_shown(receivers)}. Queries, keys and values of a layer read the layers before it, its MLP "
+            "also its heads, the logits everything"
+        )
     return PathPlan(
         path_pb2.PathPatchRequest(
             model=model,
             pairs=pairs,
             direction=choice(direction, DIRECTIONS, "direction"),
-            senders=_Ends("senders", info, len(pairs), sender_positions).of(senders),
-            receivers=_Ends("receivers", info, len(pairs), receiver_positions).of(receivers),
+            senders=speak,
+            receivers=listen,
             freeze_mlps=bool(choice(mlps, _FREEZE, "mlps")),
             freeze_norms=bool(choice(norms, _FREEZE, "norms")),
             metrics=messages,
         ),
         names,
     )
+
+
+def _shown(ends: Ends) -> str:
+    return f"every one of {ends!r}" if isinstance(ends, list | Mapping) and len(ends) > 1 else repr(ends)
 
 
 OPTIONS = tuple(name for name, one in inspect.signature(build).parameters.items() if one.kind is one.KEYWORD_ONLY)

@@ -18,6 +18,7 @@ from fluoroscope.interventions import Intervention
 from fluoroscope.logits import LogitsChoice, logits_message
 from fluoroscope.metrics import Metric, as_metrics
 from fluoroscope.names import HookKey
+from fluoroscope.order import refuse_twice
 from fluoroscope.selections import (
     Bos,
     Positions,
@@ -168,6 +169,7 @@ def _capture(choice: CaptureChoice, rows: int) -> plan_pb2.Capture:
         sites=choice.sites, layers=choice.layers, positions=positions_message(choice.positions), heads=choice.heads,
         rows=range(rows) if choice.rows is None else choice.rows,
     )
+    refuse_twice(select.positions, select.heads)
     return plan_pb2.Capture(select=select, reduction=_reduction(choice.reduction))
 
 

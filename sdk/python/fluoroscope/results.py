@@ -81,6 +81,9 @@ class ModelInfo(_Printed):
         """From the wire's message."""
         return cls(**{item.name: getattr(message, item.name) for item in fields(cls)})
 
+    def _shown(self, name: str, value: object) -> str:
+        return f"{value:.6g}" if isinstance(value, float) else super()._shown(name, value)  # norm_eps is a float32
+
 
 @dataclass(frozen=True, repr=False)
 class Estimate(_Printed):
@@ -181,7 +184,7 @@ class RunResult:
 
     def __repr__(self) -> str:
         shape = "none" if self.logits is None else self.logits if isinstance(self.logits, Ragged) else f"{self.logits.dtype} {list(self.logits.shape)}"
-        return f"RunResult of {self.provenance.model}\n  logits   {shape}\n  metrics  {self.metrics!r}\n  cache    {len(self.cache)} tensors"
+        return f"RunResult of {self.provenance.model}\n  logits   {shape}\n  metrics  {self.metrics!r}\n  cache    {counted(len(self.cache), 'tensor')}"
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,21 @@ class TopTokens(Sequence[TopToken]):
     def __repr__(self) -> str:
         width = max((len(repr(item.token)) for item in self._tokens), default=0)
         return "\n".join(
-            f"{item.probability:8.4f}  {item.token!r:<{width}}  {'█' * round(item.probability * 40)}".rstrip() for item in self._tokens
+            f"{item.probability:8.4f}  {item.token!r:<{width}}  {'' if math.isnan(item.probability) else '█' * round(item.probability * 40)}".rstrip()
+            for item in self._tokens
         )
+
+
+class TopTokensList(list[TopTokens]):
+    """One TopTokens per prompt. A list, which prints them one below the other."""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(f"prompt {number}\n{tokens!r}" for number, tokens in enumerate(self)) or "[]"
+
+
+def counted(number: int, what: str) -> str:
+    """As people write it: 1 cell, 1,200 cells."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def bytes_text(size: int) -> str:

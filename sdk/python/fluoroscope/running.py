@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fluoroscope import order
 from fluoroscope.assemble import Assembler, Bfloat16
 from fluoroscope.cache import ActivationCache
 from fluoroscope.errors import warn
 from fluoroscope.hooks import HookTable
+from fluoroscope.finite import not_finite
 from fluoroscope.indices import is_int
 from fluoroscope.metrics import Metric
 from fluoroscope.names import HookKey, hook_name, is_layered, needs_layer
 from fluoroscope.ragged import Ragged
 from fluoroscope.requests import CaptureChoice, Plan, Reduction, build
 from fluoroscope.results import Metrics, ModelInfo, Provenance, RunResult, Timing
-from fluoroscope.selections import Positions, Prompts, as_ints, from_last, resolve
+from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message, resolve
 from fluoroscope.tokens import Tokens
 from fluoroscope.wire import Reply, read_reply
 
@@ -94,9 +96,11 @@ class Running(Tokens):
         assembler = Assembler(plan.rows, bfloat16)
         messages = self._client.stream(_FORWARD, plan.request, timeout)
         try:
-            return read_reply(messages, assembler.allocate), assembler
+            reply = read_reply(messages, assembler.allocate)
         finally:
             messages.close()  # cancels the call if reading it failed
+        order.arrange(assembler.tensors(), plan.request.captures, plan.request.logits, order.lengths(plan.request.prompts[: plan.rows], reply.header))
+        return reply, assembler
 
     def _run(self, plan: Plan, bfloat16: Bfloat16, single: bool, timeout: float | None) -> RunResult:
         reply, assembler = self._call(plan, bfloat16, timeout)
@@ -111,26 +115,34 @@ class Running(Tokens):
             cast("Model", self),
         )
         logits = cast("np.ndarray | Ragged", assembler.value("logits", single)) if "logits" in names else None
-        return RunResult(logits, _metrics(plan, reply), cache, provenance, Timing.of(reply.summary), self._warn(plan, reply))
+        metrics = _metrics(plan, reply)
+        warnings = self._warn(plan, reply, not_finite(plan, reply, logits))
+        return RunResult(logits, metrics, cache, provenance, Timing.of(reply.summary), warnings)
 
-    def _warn(self, plan: Plan, reply: Reply) -> tuple[str, ...]:
+    def _warn(self, plan: Plan, reply: Reply, more: Sequence[str] = ()) -> tuple[str, ...]:
         # The server's own warning about a patch between equal rows speaks of row numbers that this package made up; ours speaks of prompts.
         messages = [message for message in reply.summary.warnings if not _COPY_WARNING.match(message)]
-        messages += _useless_patches(plan, reply)
+        messages += [*_useless_patches(plan, reply), *more]
         for message in messages:
             warn(message)
         return tuple(messages)
 
 
 def _metrics(plan: Plan, reply: Reply) -> Metrics:
+    lengths = order.lengths(plan.request.prompts[: plan.rows], reply.header)
     values: dict[str, list[tuple[int, int, float]]] = {}
     for value in reply.summary.metrics:
         values.setdefault(value.name, []).append((value.row, value.position, value.value))
     found = {}
     for metric, names in plan.metrics.items():
         rows: list[list[float]] = [[] for _ in range(plan.rows)]
-        for index, _, number in sorted(entry for name in names for entry in values.get(name, [])):
+        places: list[list[int]] = [[] for _ in range(plan.rows)]
+        for index, position, number in sorted(entry for name in names for entry in values.get(name, [])):
             rows[index].append(number)
+            places[index].append(position)
+        for index, length in enumerate(lengths):
+            if (turned := order.as_written(positions_message(metric.positions), places[index], length, index)) is not None:
+                rows[index] = [rows[index][i] for i in turned]
         if metric.one_value:
             found[metric] = np.array([row[0] for row in rows])
         else:

@@ -62,7 +62,7 @@ def occurrences(token: Token) -> Occurrences:
 
 
 # Positions of a row: an index (0 is the first token really run, -1 the last), a slice or range, "all", "last", fs.occurrences(token), or a list of
-# these (their union, in ascending order). Where something is generated, "generated" are its tokens, "prompt" those of the prompt, "all" both; the rest
+# these. What is read comes back in the order of a list of indices, each once; a list with anything else is a union, in ascending order. Where something is generated, "generated" are its tokens, "prompt" those of the prompt, "all" both; the rest
 # speaks of the prompt. None leaves the choice to the parameter's default.
 Position = SupportsIndex | slice | range | str | Occurrences
 Positions = Position | Sequence[Position] | np.ndarray | None

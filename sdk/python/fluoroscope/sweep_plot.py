@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluoroscope.sweep_result import Axis, unique
+from fluoroscope.sweep_result import Axis, position_text, unique
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -28,12 +28,14 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
     """
     import plotly.graph_objects as go
 
-    values, name = result.values, result.metric
-    centre, reach = float(result.base.mean()), float(np.abs(values - result.base.mean()).max() or 1.0)
+    values, name = result.told
+    centre, reach = float(result.base.mean()), _largest(result.scores)
+    if values is not result.values:  # estimates are changes themselves
+        centre, name = 0.0, f"{result.metric}<br>estimated change"
     if normalize is not False:
         try:
             values, name = result.normalized, f"{result.metric}<br>0 base, 1 source"
-            centre, reach = 0.0, max(1.0, float(np.abs(values).max()))
+            centre, reach = 0.0, max(1.0, _largest(values))
         except ValueError:
             if normalize:
                 raise
@@ -58,7 +60,9 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
             hovertemplate=f"{rows.name} <b>%{{y}}</b><br>{columns.name} <b>%{{x}}</b><br>%{{z:.3f}}<extra></extra>",
         )
 
-    shown.add_trace(heat(values if len(axes) == 2 else values[0]))
+    # Of three axes the slice with the largest change is the one to begin with; many others may be blank.
+    first = int(np.argmax([_largest(part - centre, 0.0) for part in values])) if len(axes) == 3 else 0
+    shown.add_trace(heat(values if len(axes) == 2 else values[first]))
     shown.update_xaxes(title=columns.name, tickangle=-45, type="category", showgrid=False, tickmode="linear" if len(x) <= 40 else "auto")
     # Layer 0 at the bottom, as the residual stream is drawn; everything else reads from the top.
     shown.update_yaxes(title=rows.name, type="category", showgrid=False, autorange=None if rows.name == "layer" else "reversed")
@@ -66,9 +70,31 @@ def figure(result: SweepResult, *, title: str = "", normalize: bool | None = Non
         steps = [
             {"label": label, "method": "restyle", "args": [{"z": [values[i].tolist()]}]} for i, label in enumerate(unique(axes[0].labels))
         ]
-        shown.update_layout(sliders=[{"steps": steps, "currentvalue": {"prefix": f"{axes[0].name} "}, "pad": {"t": 60}}])
+        shown.update_layout(sliders=[{"steps": steps, "active": first, "currentvalue": {"prefix": f"{axes[0].name} "}, "pad": {"t": 60}}])
     shown.update_layout(width=min(1400, 260 + 34 * max(len(x), 12)), height=min(1200, 220 + 20 * max(len(y), 12) + (80 if len(axes) == 3 else 0)))
     return shown.update_layout(**layout)
+
+
+def bars(result: SweepResult, k: int, *, title: str = "", **layout: Any) -> plotly.graph_objects.Figure:
+    """The k largest changes of pairs, as horizontal bars, the largest on top: "sender → receiver"."""
+    import plotly.graph_objects as go
+
+    found = result.top(k)[::-1]
+    values = [value for _, value in found]
+    names = unique(f"{sender} → {receiver}" for (receiver, sender), _ in found)
+    shown = go.Figure(go.Bar(x=values, y=names, orientation="h", marker_color=["#2166ac" if value >= 0 else "#b2182b" for value in values]))
+    shown.update_xaxes(title=f"{result.metric}: estimated change").update_yaxes(type="category", tickmode="linear", automargin=True)
+    shown.update_layout(
+        template="plotly_white", font={"size": 13}, margin={"l": 70, "r": 20, "t": 70, "b": 60}, width=760, height=max(320, 150 + 20 * len(names)),
+        title={"text": f"{title}: the {len(names)} largest", "x": 0.02},
+    )
+    return shown.update_layout(**layout)
+
+
+def _largest(values: np.ndarray, nothing: float = 1.0) -> float:
+    """The largest size of the numbers that are finite; `nothing` where there is none, or all are 0."""
+    sizes = np.abs(values[np.isfinite(values)])
+    return float(sizes.max(initial=0.0)) or nothing
 
 
 def _by_place(axes: list[Any], values: np.ndarray) -> tuple[list[Any], np.ndarray]:
@@ -86,5 +112,4 @@ def _by_place(axes: list[Any], values: np.ndarray) -> tuple[list[Any], np.ndarra
 
 
 def _label(axis: Any, label: str) -> str:
-    """Position labels are "9: John": the token as it is read."""
-    return label.replace(": ", " ").replace(":", " ", 1) if axis.name == "position" else label
+    return position_text(label) if axis.name in ("position", "source") else label

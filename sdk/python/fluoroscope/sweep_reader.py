@@ -11,8 +11,9 @@ from fluoroscope._proto.v1 import patching_pb2
 from fluoroscope.errors import DataLossError, warn
 from fluoroscope.metrics import Metric
 from fluoroscope.path_result import PathResult
+from fluoroscope.path_order import can_exist
 from fluoroscope.paths import PathPlan
-from fluoroscope.results import Provenance, Timing
+from fluoroscope.results import Provenance, Timing, counted
 from fluoroscope.sweep import AXES, KEY_SITES, SweepPlan
 from fluoroscope.sweep_result import AttributionCheck, Axis, PrecisionCheck, SweepEstimate, SweepResult
 
@@ -36,7 +37,8 @@ def read_sweep(plan: SweepPlan, messages: Iterable[bytes], progress: bool | None
 
 def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None) -> PathResult:
     """The same for path patching."""
-    reader = _collect(messages, progress, "path patching")
+    possible = can_exist(plan.request.receivers, plan.request.senders)
+    reader = _collect(messages, progress, "path patching", possible.ravel())
     header = cast(patching_pb2.SweepHeader, reader.header)
     names = {patching_pb2.SWEEP_AXIS_RECEIVER: "receiver", patching_pb2.SWEEP_AXIS_SENDER: "sender"}
     axes = [Axis(names[axis.axis], tuple(axis.labels)) for axis in header.axes]
@@ -45,6 +47,7 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
     if header.convention.startswith("edge"):  # scores are changes
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"edges by {header.convention.partition(':')[0]}"
+    per_pair[..., ~possible] = np.nan  # where nothing can be heard, the base run's value would be no finding
     into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
     checks = reader.checks(per_pair.shape[2:])
     return PathResult(
@@ -52,7 +55,8 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
     )
 
 
-def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Reader:
+def _collect(messages: Iterable[bytes], progress: bool | None, what: str, possible: np.ndarray | None = None) -> _Reader:
+    """`possible`: which cells have a value at all; None: all."""
     reader = _Reader()
     bar: Any = None
     try:
@@ -66,6 +70,9 @@ def _collect(messages: Iterable[bytes], progress: bool | None, what: str) -> _Re
         if bar:
             bar.close()
     reader.finish()
+    values = reader.values if possible is None else reader.values[:, possible]
+    if bad := int((~np.isfinite(values)).any(-1).sum()):
+        cast(patching_pb2.SweepSummary, reader.summary).warnings.append(f"NaN or infinite: {bad:,} of {counted(values.shape[0] * values.shape[1], 'cell')}")
     for warning in cast(patching_pb2.SweepSummary, reader.summary).warnings:
         warn(warning)
     return reader
@@ -115,6 +122,7 @@ class _Reader:
             case "summary":
                 self.summary = reply.summary
             case "reference":
+                self._referenced[reply.reference.pair] = True
                 self.base[reply.reference.pair] = np.frombuffer(reply.reference.base, "<f8")
                 if reply.reference.source:  # without a source prompt there is none
                     self.source[reply.reference.pair] = np.frombuffer(reply.reference.source, "<f8")
@@ -134,7 +142,7 @@ class _Reader:
     def finish(self) -> None:
         if self.header is None or self.summary is None:
             raise DataLossError("the reply ended without its header or its summary")
-        if not self._seen.all() or np.isnan(self.base).all(-1).any():
+        if not self._seen.all() or not self._referenced.all():
             raise DataLossError(f"the reply ended with {int(self._seen.sum())} of {self._seen.size} cells")
 
     def per_pair(self, sizes: list[int]) -> np.ndarray:
@@ -152,7 +160,7 @@ class _Reader:
         cells = int(np.prod([len(axis.labels) for axis in header.axes]))
         self.values = np.full((pairs, cells, metrics), np.nan)
         self.base, self.source = np.full((pairs, metrics), np.nan), np.full((pairs, metrics), np.nan)
-        self._seen = np.zeros((pairs, cells), bool)
+        self._seen, self._referenced = np.zeros((pairs, cells), bool), np.zeros(pairs, bool)
         self.exact = np.full_like(self.values, np.nan)
 
     def _take(self, cells: patching_pb2.SweepCells) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fluoroscope._proto.v1 import patching_pb2
 from fluoroscope.metrics import Metric
-from fluoroscope.results import Provenance, Timing, bytes_text
+from fluoroscope.results import Provenance, Timing, bytes_text, counted
 
 if TYPE_CHECKING:
     import pandas
@@ -51,9 +51,10 @@ class SweepEstimate:
         return self.forwards_flops / self.flops if self.flops else float("inf")
 
     def __repr__(self) -> str:
+        saved = f", {_times(self.saved)} times less than a forward per cell" if self.saved >= 1.05 else ""
         return (
-            f"SweepEstimate: {self.cells:,} cells, of which {self.filled_cells:,} are the base run; {self.flops / 1e9:,.1f} GFLOP, "
-            f"{self.saved:,.1f} times less than a forward per cell; peak {bytes_text(self.peak_bytes)} of {bytes_text(self.budget_bytes)}"
+            f"SweepEstimate: {counted(self.cells, 'cell')}, of which {self.filled_cells:,} are the base run; {self.flops / 1e9:,.1f} GFLOP{saved}; "
+            f"peak {bytes_text(self.peak_bytes)} of {bytes_text(self.budget_bytes)}"
         )
 
 
@@ -87,7 +88,7 @@ class AttributionCheck:
     top: int
 
     def __repr__(self) -> str:
-        return f"AttributionCheck: {len(self.cells)} cells run; Spearman {self.spearman:.3f}, precision at {self.top}: {self.precision:.2f}"
+        return f"AttributionCheck: {counted(len(self.cells), 'cell')} run; Spearman {self.spearman:.3f}, precision at {self.top}: {self.precision:.2f}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class PrecisionCheck:
     run_ms: float
 
     def __repr__(self) -> str:
-        return f"PrecisionCheck: {len(self.cells)} cells run again in float32; off by at most {self.largest_difference:.3g}, where changes are up to {self.largest_change:.3g}"
+        return f"PrecisionCheck: {counted(len(self.cells), 'cell')} run again in float32; off by at most {self.largest_difference:.3g}, where changes are up to {self.largest_change:.3g}"
 
 
 class SweepResult:
@@ -144,8 +145,9 @@ class SweepResult:
         convention: str = "",
         checks: Sequence[AttributionCheck] = (),
         precisions: Sequence[PrecisionCheck] = (),
-        chosen: int = 0,
+        chosen: int | None = None,
     ) -> None:
+        self._chosen, chosen = chosen, chosen or 0
         self.axes = tuple(axes)
         self.estimate, self.provenance, self.timing, self.warnings = estimate, provenance, timing, warnings
         self.metric = next(name for name, index in metrics.items() if isinstance(name, str) and index == chosen)
@@ -164,6 +166,16 @@ class SweepResult:
             self.axes, metrics, per_pair, base, source, self.estimate, self.provenance, self.timing, self.warnings, self._title, self.convention,
             self._checks, self._precisions, metrics[metric],
         )
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether places are senders and receivers. Of pairs that cannot exist, because the sender does not come before the receiver, values are NaN."""
+        return self.convention.startswith(("path patching", "edge"))
+
+    @property
+    def told(self) -> tuple[np.ndarray, str]:
+        """What tables, lists and pictures give, and what it is called: the values; of edge attributions the scores."""
+        return (self.scores, f"{self.metric}_score") if self.convention.startswith("edge") else (self.values, self.metric)
 
     @property
     def scores(self) -> np.ndarray:
@@ -185,18 +197,19 @@ class SweepResult:
         return (self.values - base) / (source - base)
 
     def top(self, k: int = 10) -> list[tuple[tuple[str, ...], float]]:
-        """The k cells whose metric is farthest from the base run's, as (labels, value), farthest first. Of cells that are the same two places in either
-        order the first one."""
-        away = np.abs(self.values - self.base.mean()).ravel()
+        """The k cells whose metric is farthest from the base run's, as (labels, value), farthest first; of edge attributions (labels, score). Of cells that
+        are the same two places in either order the first one. NaN is left out."""
+        told, _ = self.told
+        away = np.abs(self.scores).ravel()
         found: list[tuple[tuple[str, ...], float]] = []
         changes: set[object] = set()
         for place in np.transpose(np.unravel_index(np.argsort(-away, kind="stable"), self.values.shape)):
             labels = tuple(axis.labels[i] for axis, i in zip(self.axes, place, strict=True))
-            if len(found) == k:
+            if len(found) == k or np.isnan(told[tuple(place)]):  # NaN is sorted to the end
                 break
             if (change := self._change(labels)) not in changes:
                 changes.add(change)
-                found.append((labels, float(self.values[tuple(place)])))
+                found.append((labels, float(told[tuple(place)])))
         return found
 
     def _change(self, labels: tuple[str, ...]) -> object:
@@ -209,33 +222,31 @@ class SweepResult:
         return frozenset(places), tuple(at.values())
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One line per cell: its labels, its value, and its normalised value where that is defined. Needs pandas."""
-        import pandas as pd
+        """One line per cell. Layers, heads, units and positions are integers; the tokens at positions have a column "token" of their own. Needs pandas.
 
-        index = pd.MultiIndex.from_product([unique(axis.labels) for axis in self.axes], names=[axis.name for axis in self.axes])
-        frame = pd.DataFrame({self.metric: self.values.ravel()}, index=index)
-        try:
-            frame["normalized"] = self.normalized.ravel()
-        except ValueError:
-            frame["normalized"] = np.nan
-        return frame.reset_index()
+        With one metric the columns behind those are its name and "normalized" (NaN where that is not defined). With several, each metric has its name and
+        "<name>_normalized"; `sweep[metric].to_pandas()` has one. Of edge attributions "<name>_score" stands for the name. Paths that cannot exist are left out.
+        """
+        from fluoroscope.sweep_tables import to_pandas
+
+        names = [name for name in self._all[0] if isinstance(name, str)]
+        return to_pandas(self, [self] if self._chosen is not None or len(names) == 1 else [self[name] for name in names])
 
     def to_xarray(self) -> xarray.DataArray:
-        """The values with named axes and labels. Needs xarray."""
-        import xarray as xr
+        """The values of one metric with named axes: `.sel(layer=5, position=9)`; the tokens at positions are the coordinate "token". Of edge attributions
+        the scores. Needs xarray."""
+        from fluoroscope.sweep_tables import to_xarray
 
-        return xr.DataArray(
-            self.values, dims=[axis.name for axis in self.axes], coords={axis.name: unique(axis.labels) for axis in self.axes}, name=self.metric
-        )
+        return to_xarray(self)
 
     def plot(self, **options: Any) -> plotly.graph_objects.Figure:
         """A heat map (one axis: a line). See fluoroscope.sweep_plot.figure for the options. Needs plotly."""
         from fluoroscope.sweep_plot import figure
 
-        return figure(self, title=self._title, **options)
+        return figure(self, **{"title": self._title} | options)
 
     def __repr__(self) -> str:
-        shape = " x ".join(f"{len(axis)} {axis.name}{'s' if len(axis) != 1 else ''}" for axis in self.axes)
+        shape = " x ".join(counted(len(axis), axis.name) for axis in self.axes)
         pairs = f", mean of {len(self.base)} pairs" if len(self.base) > 1 else ""
         lines = [
             f"{type(self).__name__} of {self.provenance.model}: {self._title}, {shape}{pairs}",
@@ -244,8 +255,11 @@ class SweepResult:
         ]
         lines += [f"  {value:+8.3f}  " + ", ".join(f"{axis.name} {label}" for axis, label in zip(self.axes, labels, strict=True))
                   for labels, value in self.top(3)]
-        saved = "" if self.convention else f", {self.estimate.saved:,.0f} times less work than a forward per cell"
-        lines.append(f"  {self.estimate.cells:,} cells in {self.timing.run_ms / 1000:.2f} s{saved}")
+        saved = "" if self.convention or self.estimate.saved < 1.05 else f", {_times(self.estimate.saved)} times less work than a forward per cell"
+        cells = counted(self.estimate.cells, "cell")
+        if self.has_paths:
+            cells = f"{counted(int(np.isfinite(self.values).sum()), 'pair')} that can exist of {self.values.size:,}"
+        lines.append(f"  {cells} in {self.timing.run_ms / 1000:.2f} s{saved}")
         if self.check is not None:
             lines.append(f"  {self.check!r}")
         return "\n".join(lines)
@@ -259,3 +273,14 @@ def unique(labels: Iterable[str]) -> list[str]:
         seen[label] = seen.get(label, 0) + 1
         out.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return out
+
+
+def position_text(label: str) -> str:
+    """A position's label as pictures have it: "9 John" for "9: John"."""
+    place, colon, token = label.partition(":")
+    return f"{place} {token.removeprefix(' ')}" if colon else label
+
+
+def _times(ratio: float) -> str:
+    """1.3, 8 or 41."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:,.0f}"
