@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 
 from fluoroscope import options as keywords
 from fluoroscope._proto.v1 import handle_pb2, handles_pb2, tensor_pb2
-from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.arrays import plain
+from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.indices import from_start, whole
 from fluoroscope.names import HookKey, hook_name, is_layered
 from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message

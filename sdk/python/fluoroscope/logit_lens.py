@@ -10,9 +10,9 @@ import numpy as np
 
 from fluoroscope import options as keywords
 from fluoroscope.cache import LensValues
+from fluoroscope.indices import as_ints, is_int
 from fluoroscope.requests import CaptureChoice, Lens
 from fluoroscope.results import Provenance, TopToken, TopTokens
-from fluoroscope.indices import as_ints, is_int
 from fluoroscope.selections import Bos, Positions, Prompts, Token, as_prompts
 from fluoroscope.sweep import short_site
 from fluoroscope.sweep_result import unique
