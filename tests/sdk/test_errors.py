@@ -134,7 +134,8 @@ def test_a_deadline_says_how_long_it_was(client, handler):
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, "3", True])
 def test_a_timeout_leaves_some_time(client, timeout):
-    for ask in (lambda: fs.connect(client.target, timeout=timeout), lambda: client.unary("/x/OK", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout)):
+    for ask in (lambda: fs.connect(client.target, timeout=timeout), lambda: fs.serve("none", call_timeout=timeout),
+                lambda: client.unary("/x/OK", models_pb2.ListModelsRequest(), models_pb2.ListModelsReply, timeout)):  # fmt: skip
         with pytest.raises(ValueError, match=f"timeout is {timeout!r}; give seconds, more than 0, or math.inf for no limit"):
             ask()
 

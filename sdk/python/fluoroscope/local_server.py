@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 
 from fluoroscope import store
+from fluoroscope.address import seconds
 from fluoroscope.client import Client
 from fluoroscope.errors import ServerStartError
 
@@ -201,6 +202,7 @@ def serve(
     Raises:
       ServerStartError: there is no server binary or no such model, or the server did not become ready; with the last lines of its log.
     """
+    seconds(call_timeout)  # refuses what is none, before a server runs
     chosen = ",".join(f"{name}={path}" for name, path in _directories(models).items())
     command = [str(find_binary()), f"--model={chosen}", *arguments]
     if loading:

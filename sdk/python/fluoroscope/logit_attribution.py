@@ -12,9 +12,9 @@ import numpy as np
 from fluoroscope import options as keywords
 from fluoroscope import metrics as make_metric
 from fluoroscope.cache import TopKValues
+from fluoroscope.indices import is_int, refuse_mask
 from fluoroscope.requests import CaptureChoice, Dot, Writes
 from fluoroscope.results import Provenance, RunResult
-from fluoroscope.indices import is_int, refuse_mask
 from fluoroscope.selections import Bos, Prompts, Token, as_prompts
 from fluoroscope.suggest import unknown
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from fluoroscope import options as keywords
 from fluoroscope.cache import LensValues
-from fluoroscope.requests import CaptureChoice, Lens
 from fluoroscope.indices import as_ints, is_int, whole
+from fluoroscope.requests import CaptureChoice, Lens
 from fluoroscope.results import Provenance, TopToken, TopTokens, counted
 from fluoroscope.selections import Bos, Positions, Prompts, Token, as_prompts
 from fluoroscope.sweep import short_site

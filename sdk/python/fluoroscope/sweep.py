@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
 
 from fluoroscope._proto.v1 import pairs_pb2, patching_pb2, plan_pb2
-from fluoroscope.interventions import Intervention
 from fluoroscope.hooks import HookTable
 from fluoroscope.indices import is_int, two, whole
+from fluoroscope.interventions import Intervention
 from fluoroscope.metrics import Metric, as_metrics
 from fluoroscope.names import hook_name, is_layered
 from fluoroscope.selections import Bos, Positions, Prompts, Row, as_ints, as_prompts, from_last, positions_message, prompt_messages
