@@ -73,7 +73,7 @@ def test_negative_heads_and_units_count_from_the_last(model):
     corrupt = "The capital of Italy is"
     grids = [model.sweep(TEXT, corrupt, "z", ("layer", "head"), DIFF, layers=5, heads=heads) for heads in ([7, 8], [-2, -1])]
     assert grids[0].axes == grids[1].axes and np.array_equal(grids[0].values, grids[1].values)
-    paths = [model.path_patch(TEXT, corrupt, (np.int64(-1), head), ("k", -1, kv), DIFF, progress=False) for head, kv in ((-1, -1), (8, 2))]
+    paths = [model.path_patch(TEXT, corrupt, (np.int64(-2), head), ("k", -1, kv), DIFF, progress=False) for head, kv in ((-1, -1), (8, 2))]
     assert paths[0].axes == paths[1].axes and np.array_equal(paths[0].values, paths[1].values)
 
 
