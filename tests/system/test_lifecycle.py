@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,6 @@ from .server_process import BINARY, eventually
 from .wire import Client, v1
 
 FORWARD = "fluoroscope.v1.Inference/Forward"
-SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Attribution", "fluoroscope.v1.Handles", "fluoroscope.v1.Jobs")
 
 
 def small(model: str = "tiny", **fields):
@@ -65,8 +63,7 @@ def in_background(client: Client, request, **options):
 def test_start_and_sigterm(start, tiny):
     server = start({"tiny": tiny})
     client = server.client()
-    for service in ("", *SERVICES):
-        assert client.health(service) == "SERVING"
+    assert client.health() == "SERVING"
     assert server.http("/healthz") == (200, "ok\n")
     assert server.http("/readyz") == (200, "ready\n")
     client.forward(small())
@@ -76,49 +73,6 @@ def test_start_and_sigterm(start, tiny):
     assert log.rstrip().endswith("stopped")
     assert " method=Inference.Forward code=OK queue_ms=" in log
     assert "John" not in log, "prompts are never logged"
-
-
-def is_subsequence(seen: list, order: list) -> bool:
-    rest = iter(order)
-    return all(state in rest for state in seen)
-
-
-def test_not_ready_while_loading(start, busy):
-    """A fast machine may skip states, but never turns back: nothing answers, then alive but loading, then ready."""
-    server = start({"busy": busy}, wait=False)
-    ready, serving, alive = [], [], set()
-
-    def saw(states: list, state):
-        if states[-1:] != [state]:
-            states.append(state)
-
-    def look():
-        # The ports are in the log before the models are loaded.
-        line = next((line for line in server.log().splitlines() if "; loading " in line), None)
-        if line is None:
-            return saw(ready, "refused")
-        grpc_port, http_port = (int(part.split(")")[0]) for part in line.split("(port ")[1:])
-        server.http_address = f"127.0.0.1:{http_port}"
-        saw(ready, server.http("/readyz")[0])
-        alive.add(server.http("/healthz")[0])
-        client = Client(f"127.0.0.1:{grpc_port}")
-        try:
-            saw(serving, client.health())
-            client.call("fluoroscope.v1.Models/ListModels")
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.UNAVAILABLE and "still loading" in error.details()
-        finally:
-            client.close()
-
-    deadline = time.monotonic() + 120
-    while not server.port_file.exists():
-        assert server.process.poll() is None, server.log()
-        assert time.monotonic() < deadline
-        look()
-    look()  # the port file says that it is ready
-    assert is_subsequence(ready, ["refused", 503, 200]) and ready[-1] == 200, ready
-    assert is_subsequence(serving, ["NOT_SERVING", "SERVING"]) and serving[-1] == "SERVING", serving
-    assert alive == {200}
 
 
 def test_sigterm_lets_running_work_finish(start, busy):
@@ -280,55 +234,6 @@ def test_the_receive_limit_comes_from_the_configuration(start, tiny):
     with pytest.raises(grpc.RpcError) as error:
         client.forward(too_long)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, "it arrived, and is over the context"
-
-
-def test_health_watch_sees_the_end(start, tiny):
-    server = start({"tiny": tiny})
-    watch = server.client().call("grpc.health.v1.Health/Watch", service="fluoroscope.v1.Inference", timeout=60)
-    assert next(watch).status == 1
-    server.terminate()
-    assert next(watch).status == 2
-    with pytest.raises(grpc.RpcError) as error:
-        next(watch)
-    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert server.wait() == 0
-
-
-def test_reflection_lists_the_services(shared_server):
-    # ServerReflectionRequest by hand: list_services = 7, file_containing_symbol = 4, both strings; the names are plain text in the replies.
-    files = {
-        b"fluoroscope.v1.Models": (b"fluoroscope/v1/models.proto", b"GetModelRequest"),
-        b"fluoroscope.v1.Inference": (b"fluoroscope/v1/inference.proto", b"ForwardRequest"),
-        b"fluoroscope.v1.Patching": (b"fluoroscope/v1/patching.proto", b"SweepRequest"),
-    }
-    with grpc.insecure_channel(shared_server.grpc_address) as channel:
-        ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-        questions = [b"\x3a\x00", *(b"\x22" + bytes([len(symbol)]) + symbol for symbol in files)]
-        services, *replies = list(ask(iter(questions), timeout=20))
-    for name in (*files, b"grpc.health.v1.Health", b"grpc.reflection.v1alpha.ServerReflection"):
-        assert name in services
-    assert len(replies) == len(files)
-    for reply, words in zip(replies, files.values()):
-        assert all(word in reply for word in words)
-
-
-def test_metrics(shared_server):
-    shared_server.client().forward(small(captures=[{"select": {"sites": ["blocks.*.hook_resid_pre"]}}]))
-    status, text = shared_server.http("/metrics")
-    assert status == 200
-    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert {
-        "fluoroscope_build_info", "fluoroscope_rpcs_total", "fluoroscope_rpc_duration_seconds", "fluoroscope_queue_depth",
-        "fluoroscope_queue_wait_seconds", "fluoroscope_executor_busy_seconds_total", "fluoroscope_batch_rows", "fluoroscope_batch_tokens",
-        "fluoroscope_forward_tokens_total", "fluoroscope_captured_bytes_total", "fluoroscope_admitted_bytes", "fluoroscope_budget_bytes",
-        "fluoroscope_rejections_total", "fluoroscope_model_info", "fluoroscope_model_load_seconds", "fluoroscope_identity_relative_error",
-        "fluoroscope_device_allocated_bytes", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds",
-    } <= families  # fmt: skip
-    assert shared_server.metric('fluoroscope_forward_tokens_total{model="tiny"}') > 0
-    promtool = shutil.which("promtool")
-    assert promtool, "promtool is missing (Debian package prometheus)"
-    check = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True)
-    assert check.returncode == 0 and not check.stderr, check.stderr
 
 
 def environment_of(server) -> list[str]:
