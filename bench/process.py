@@ -58,7 +58,7 @@ def busy_neighbour(directory: Path, rounds: int) -> list[Row]:
     with serve(directory) as client:
         model = client.model("smollm2-135m")
         many = torch.randint(0, model.info.vocabulary, (8, 128), generator=torch.Generator().manual_seed(0)).tolist()
-        works = {"14-token forwards": (model.tokenize(IOI), 4 * rounds), "8×128 forwards, last logits": (many, rounds)}
+        works = {"14-token forwards": (model.tokenize(IOI), 4 * rounds), "8×128 forwards (last logits)": (many, rounds)}
 
         def medians() -> dict[str, float]:
             return {name: median(prompts, count) for name, (prompts, count) in works.items()}
