@@ -25,7 +25,8 @@ class Checkpoint {
   ~Checkpoint();
 
   bool Has(const std::string& name) const;
-  std::vector<std::string> names() const;  // sorted
+  // All tensors of the files, sorted; also those of a shard that the index leaves out, which Has and Load do not know.
+  std::vector<std::string> names() const;
 
   // The shape in the file; NOT_FOUND as in Load.
   absl::StatusOr<std::vector<int64_t>> ShapeOf(const std::string& name) const;
