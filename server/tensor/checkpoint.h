@@ -49,7 +49,7 @@ class Checkpoint {
   // "__metadata__" of all files; on a clash the first file's wins.
   const std::map<std::string, std::string>& metadata() const;
 
-  // Bytes of all tensors, in the file's dtypes.
+  // Bytes of all tensors that Load knows, in the file's dtypes.
   uint64_t tensor_bytes() const;
 
   // Lower-case hex SHA-256 of the weight files' bytes, one file after the other in the order of their names: what

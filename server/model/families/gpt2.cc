@@ -1,4 +1,5 @@
 // GPT-2 and its relatives ("model_type": "gpt2"): learned positions, LayerNorm, a plain MLP, weights stored as [in, out].
+#include <algorithm>
 #include <cmath>
 
 #include "base/status_macros.h"

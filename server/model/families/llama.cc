@@ -1,4 +1,5 @@
 // Llama and the many models that share its config ("model_type": "llama"): SmolLM2, TinyLlama, Llama 2 and 3.
+#include <algorithm>
 #include <cmath>
 
 #include "base/status_macros.h"
