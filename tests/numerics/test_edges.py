@@ -103,7 +103,7 @@ def in_front(sender: str, receiver: str) -> bool:
 def slow_edges(w: Weights, base: dict, source: dict, grads: dict[str, Tensor], labels: tuple[list[str], list[str]], positions=EVERYWHERE) -> np.ndarray:
     before, after = senders_of(w, base), senders_of(w, source)
     receivers, senders = labels
-    out = np.zeros((len(receivers), len(senders)))
+    out = np.full((len(receivers), len(senders)), np.nan)
     for i, receiver in enumerate(receivers):
         for j, sender in enumerate(senders):
             if in_front(sender, receiver):
@@ -112,8 +112,10 @@ def slow_edges(w: Weights, base: dict, source: dict, grads: dict[str, Tensor], l
 
 
 def assert_scores(got: np.ndarray, expected: np.ndarray) -> None:
-    assert np.abs(expected).max() > 0
-    assert np.abs(got - expected).max() <= RELATIVE * np.abs(expected).max()
+    """NaN, and only there, where the model has no such edge."""
+    assert np.nanmax(np.abs(expected)) > 0
+    assert (np.isnan(got) == np.isnan(expected)).all()
+    assert np.nanmax(np.abs(got - expected)) <= RELATIVE * np.nanmax(np.abs(expected))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -166,7 +168,7 @@ def slow_activations(w: Weights, base: dict, source: dict, steps: int, labels: t
     for layer in range(len(w.layers)):
         stages[f"attn {layer}"] = [s for s in senders if s.startswith(f"{layer}.")]
         stages[f"mlp {layer}"] = [s for s in senders if s == f"mlp {layer}"]
-    out = np.zeros((len(receivers), len(senders)))
+    out = np.full((len(receivers), len(senders)), np.nan)
     for stage, members in stages.items():
         part, _, number = stage.partition(" ")
         site = "blocks.0.hook_resid_pre" if stage == "embed" else f"blocks.{number}.hook_{part}_out"
@@ -211,7 +213,8 @@ def test_activations_of_prompts_of_unequal_length(client, exact):
     rows, columns = [labels[0].index(r) for r in ("q 2.1", "logits")], [labels[1].index(s) for s in ("1.0", "mlp 0")]
     assert_scores(few.scores, got[METRIC].scores[np.ix_(rows, columns)])
     # A sender that nobody hears.
-    assert not model.attribute_edges(CLEAN, CORRUPT, [("mlp", 2)], [("q", 0, 0)], METRIC, method="eap_ig_activations").scores.any()
+    with pytest.raises(fs.InvalidArgumentError, match="no path from sender 'mlp 2' to receiver 'q 0.0'"):
+        model.attribute_edges(CLEAN, CORRUPT, [("mlp", 2)], [("q", 0, 0)], METRIC, method="eap_ig_activations")
 
 
 def test_edges_of_a_stage_add_up(client):
@@ -222,7 +225,7 @@ def test_edges_of_a_stage_add_up(client):
     for site, members in (("attn_out", lambda layer: [s for s in senders if s.startswith(f"{layer}.")]), ("mlp_out", lambda layer: [f"mlp {layer}"])):
         exact = model.sweep(CLEAN, CORRUPT, site, ("layer",), METRIC, direction="noise").scores
         for layer in range(len(exact)):
-            added = got.scores[:, [senders.index(s) for s in members(layer)]].sum()
+            added = np.nansum(got.scores[:, [senders.index(s) for s in members(layer)]])
             assert added == pytest.approx(exact[layer], abs=1e-3 * np.abs(exact).max())
 
 
@@ -242,7 +245,7 @@ def test_verify(client, method):
         assert check.exact.shape == got.values.shape
         assert np.isnan(np.delete(check.exact.ravel(), check.cells)).all()
         assert np.abs(check.exact.ravel()[check.cells] - exact[check.cells]).max() < 1e-5
-        assert np.abs(exact[check.cells]).max() > 0
+        assert np.abs(exact[check.cells]).max() > 0 and np.isnan(exact).any()
         spearman = scipy.stats.spearmanr(estimates[check.cells], check.exact.ravel()[check.cells]).statistic
         assert check.spearman == pytest.approx(spearman, abs=1e-9)
         best, truly = (check.cells[np.argsort(-np.abs(x[check.cells]), kind="stable")[:4]] for x in (estimates, exact))
@@ -274,7 +277,7 @@ def test_sets_positions_pairs_and_metrics(client, exact):
             base, source = trace(w, clean), trace(w, corrupt)
             grads = gradients(w, base.sites["blocks.0.hook_resid_pre"], measure)
             expected = [
-                [slow_edges(w, base.sites, source.sites, grads, (r, s), [3, 4, 5, 7]).sum() for s in members] for r in receivers
+                [np.nansum(slow_edges(w, base.sites, source.sites, grads, (r, s), [3, 4, 5, 7])) for s in members] for r in receivers
             ]  # fmt: skip
             scores = got[metric].per_pair[p] - got[metric].base[p]
             assert_scores(scores, np.array(expected))
