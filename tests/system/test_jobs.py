@@ -311,6 +311,9 @@ def test_a_directory_in_use_or_damaged_ends_the_start_with_the_reason(server, st
     used = re.search(r'directory: "([^"]+)"', (server.port_file.parent / "server.textproto").read_text())[1]
     second = start({"tiny": tiny}, options=keeps(used), wait=False)
     assert second.wait() == 1 and "another server keeps its jobs there" in second.log()
+    # That is found out first: a model that would take long to load is not looked at.
+    nothing = start({"none": tmp_path / "none"}, options=keeps(used), wait=False)
+    assert nothing.wait() == 1 and "another server keeps its jobs there" in nothing.log() and "config.json" not in nothing.log()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "jobs.sqlite").write_bytes(b"not a database at all" * 100)
     third = start({"tiny": tiny}, options=keeps(tmp_path / "damaged"), wait=False)
