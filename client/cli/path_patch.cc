@@ -4,6 +4,7 @@
 #include "client/cli/command.h"
 #include "client/cli/grid_command.h"
 #include "client/cli/path_request.h"
+#include "client/cli/token_hints.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -37,6 +38,7 @@ absl::Status RunPathPatch(const client::Client& client, const Global& global, co
   if (!request.ok()) return request.status();
   status = AlignPair(client, options.paths.pair, request->direction() == v1::SWEEP_DIRECTION_NOISE, request->mutable_pairs(0));
   if (!status.ok()) return status;
+  WarnOfMissingSpaces(client, options.paths.pair);
   return RunGrid(client, global, options.grid, *request);
 }
 
