@@ -22,7 +22,7 @@ Examples:
   … --senders heads,mlps,embed --mlps freeze             every part, and only the direct path
   … --receivers q.23.3,k.23.1 --receiver-positions=-1    what it says to one head's queries and keys
   … --senders movers=23.3+29.1,mlp.3                     heads that act together
-  … --csv > paths.csv                                    one line per cell)";
+  … --csv > paths.csv                                    one line per cell; heads are called L23H3)";
 
 struct PathPatchCommand {
   PathOptions paths;

@@ -75,6 +75,19 @@ std::vector<Axis> AxesToDraw(std::vector<Axis> axes) {
   return {axes[0], layers, heads};
 }
 
+// The labels where programs read them: "9.1" and "9.10", heads of path patching, are one number to them. "L9H1", as logit_attrs calls it.
+std::vector<Axis> AxesForPrograms(const GridText& text, const client::SweepResult& result) {
+  std::vector<Axis> axes = AxesOf(text, result);
+  for (Axis& axis : axes)
+    for (std::string& label : axis.labels) {
+      const size_t dot = label.find('.'), digits = label.find_first_not_of("0123456789");
+      if (dot == 0 || dot == std::string::npos || digits != dot || dot + 1 == label.size()) continue;
+      if (label.find_first_not_of("0123456789", dot + 1) == std::string::npos)
+        label = absl::StrCat("L", label.substr(0, dot), "H", label.substr(dot + 1));
+    }
+  return axes;
+}
+
 // As they are read: "9 John".
 std::vector<std::string> ShownLabels(const Axis& axis) {
   if (axis.name != "position" && axis.name != "source") return axis.labels;
@@ -208,7 +221,7 @@ void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool
 }
 
 nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(text, result);
+  const std::vector<Axis> axes = AxesForPrograms(text, result);
   auto shape = nlohmann::ordered_json::array();
   for (const Axis& axis : axes) shape.push_back({{"name", axis.name}, {"labels", axis.labels}});
   size_t at = 0;
@@ -242,7 +255,7 @@ nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResu
 }
 
 std::string SweepToCsv(const GridText& grid, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(grid, result);
+  const std::vector<Axis> axes = AxesForPrograms(grid, result);
   const std::vector<double> values = result.MeanValues();
   const auto normalized = result.Normalized();
   std::string text;
