@@ -26,6 +26,11 @@ absl::StatusOr<std::set<int64_t>> ResolveLayers(const LoadedModel& model, const 
   return out;
 }
 
+// " (' Bob')": a token's text behind its id, where there is a tokenizer.
+std::string TextOf(const LoadedModel& model, int64_t id) {
+  return model.tokenizer == nullptr ? "" : " (" + Quote(model.tokenizer->TokenText(id)) + ")";
+}
+
 // Why a matched hook point cannot be used; empty when it can.
 std::string WhyNot(const LoadedModel& model, model::Site site, bool for_edit) {
   if (auto why = model::Unavailable(site, model.model->arch)) return *why;
@@ -174,7 +179,7 @@ absl::StatusOr<std::vector<int64_t>> ResolvePositions(const LoadedModel& model, 
           any = true;
         }
       if (!any && before == out.size())
-        return absl::InvalidArgumentError(field + ": token " + std::to_string(id) + " does not occur in the row");
+        return absl::InvalidArgumentError(field + ": token " + std::to_string(id) + TextOf(model, id) + " does not occur in the row");
     }
   }
   if (out.empty()) return absl::InvalidArgumentError(field + ": no positions given");
