@@ -153,7 +153,12 @@ nlohmann::ordered_json Nested(const std::vector<Axis>& axes, const std::vector<d
   return list;
 }
 
-double Saved(const v1::SweepEstimate& estimate) { return estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0; }
+// How the work done compares with what follows: "12 times less work than".
+std::string Saved(const v1::SweepEstimate& estimate) {
+  const double times = estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0;
+  if (times >= 0.95 && times < 1.05) return "as much work as";
+  return fmt::format("{:.{}f} times less work than", times, times < 9.95 ? 1 : 0);
+}
 
 }  // namespace
 
@@ -211,12 +216,13 @@ void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool
   const v1::SweepEstimate& estimate = result.header.estimate();
   const v1::Provenance& provenance = result.header.provenance();
   fmt::print("{}{}\n", colour ? "" : "\n",
-             Dim(fmt::format("{} cells in {:.2f} s, {:.0f} times less work than a forward pass per cell; {} {} on {}", estimate.cells(),
+             Dim(fmt::format("{} in {:.2f} s, {} a forward pass per cell; {} {} on {}", Counted(estimate.cells(), "cell"),
                              result.summary.run_ms() / 1000, Saved(estimate), provenance.model(), provenance.dtype(), provenance.device()),
                  colour));
   if (const v1::PrecisionCheck& check = result.precision; check.cells_size() > 0)
-    fmt::print("{}\n", Dim(fmt::format("{} cells run again in float32: off by at most {:.2g}, where changes are up to {:.2g}",
-                                       check.cells_size(), check.largest_difference(0), check.largest_change(0)),
+    fmt::print("{}\n", Dim(fmt::format("{} run again in float32: off by at most {:.2g}, where changes are up to {:.2g}",
+                                       Counted(static_cast<uint64_t>(check.cells_size()), "cell"), check.largest_difference(0),
+                                       check.largest_change(0)),
                            colour));
 }
 
