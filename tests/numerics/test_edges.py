@@ -213,7 +213,7 @@ def test_activations_of_prompts_of_unequal_length(client, exact):
     rows, columns = [labels[0].index(r) for r in ("q 2.1", "logits")], [labels[1].index(s) for s in ("1.0", "mlp 0")]
     assert_scores(few.scores, got[METRIC].scores[np.ix_(rows, columns)])
     # A sender that nobody hears.
-    with pytest.raises(fs.InvalidArgumentError, match="no path from sender 'mlp 2' to receiver 'q 0.0'"):
+    with pytest.raises((fs.InvalidArgumentError, ValueError), match="there is no path"):
         model.attribute_edges(CLEAN, CORRUPT, [("mlp", 2)], [("q", 0, 0)], METRIC, method="eap_ig_activations")
 
 

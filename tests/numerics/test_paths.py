@@ -86,7 +86,6 @@ def test_every_receiver_by_every_sender(client, exact, name, mlps, norms):
     behind = got.values[got.axes[0].labels.index("q 0.0"), : w.heads]
     assert np.isnan(behind).all() and got.estimate.filled_cells > 0
     assert not any(np.isnan(value) for _, value in got.top(5)) and "nan" not in repr(got)
-    assert np.isnan(got.to_pandas()[got.metric]).sum() == np.isnan(slow).sum()
     assert got.base == pytest.approx(base, abs=LIMIT) and got.source == pytest.approx(difference(trace(w, CORRUPT).logits[-1]), abs=LIMIT)
 
 

@@ -24,7 +24,7 @@ TEST(EditDistanceTest, KnownOnes) {
   EXPECT_EQ(EditDistance("", "abc"), 3u);
   EXPECT_EQ(EditDistance("kitten", "sitting"), 3u);
   EXPECT_EQ(EditDistance("hook_patern", "hook_pattern"), 1u);
-  EXPECT_EQ(EditDistance("hook_ersid_pre", "hook_resid_pre"), 2u);
+  EXPECT_EQ(EditDistance("hook_esrid_pre", "hook_resid_pre"), 2u);
   EXPECT_EQ(EditDistance("hook_rseid_pre", "hook_resid_pre"), 1u) << "two neighbours swapped";
   EXPECT_EQ(EditDistance("ca", "abc"), 3u) << "no part is edited twice";
 }
