@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_by_name(client, handles):
         (sweep(pairs=[by([units])], sites=["mlp.hook_post"], **alone), [f"handle {units} has the units 3, 9", "units 0 is wanted"]),
         (sweep(pairs=[by([pattern])], sites=["attn.hook_pattern"], **alone), [f"handle {pattern} comes from a sequence of 5 tokens", "one entry per key token"]),
         (sweep(pairs=[by([keys])], sites=["attn.hook_pattern"], **alone), [f"handle {keys} has 8 key tokens", "the base prompt has 6"]),
-        (sweep(pairs=[by(handles)], kind="SWEEP_KIND_ZERO"), ["pairs[0].source_handles: only patches (SWEEP_KIND_PATCH)"]),
+        (sweep(pairs=[by(handles)], kind="SWEEP_KIND_ZERO"), ["pairs[0].source_handles: only the kind patch copies"]),
         (sweep(pairs=[by(handles)], metrics=[{"name": "d", "kl": {"row": 1}}]), ["metrics[0] compares with the source run of pair 0", "no source prompt"]),
         (sweep(pairs=[{"clean": {"tokens": {"ids": CORRUPT}}, "source_handles": handles}], direction="SWEEP_DIRECTION_NOISE", corrupt_interventions=[noise()]),
          ["corrupt_interventions: pairs[0] has no corrupt prompt"]),
