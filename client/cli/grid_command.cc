@@ -32,7 +32,7 @@ void PrintEstimate(const Global& global, const v1::SweepEstimate& cost) {
                {"budget_bytes", cost.budget_bytes()}});
     return;
   }
-  fmt::print("{} cells, of which {} are the unpatched run and cost nothing\n", cost.cells(), cost.filled_cells());
+  fmt::print("{}, of which {} need{} no run\n", Counted(cost.cells(), "cell"), cost.filled_cells(), cost.filled_cells() == 1 ? "s" : "");
   fmt::print("{:.1f} GFLOP, {:.1f} times less than a whole forward for each cell\n", cost.flops() / 1e9, saved);
   fmt::print("{} at the peak, of the server's {}\n", Bytes(cost.peak_bytes()), Bytes(cost.budget_bytes()));
 }

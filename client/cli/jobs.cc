@@ -110,7 +110,7 @@ absl::Status Cancel(const client::Client& client, const Global& global, const Jo
   if (global.json) {
     PrintJson(JobJson(*job));
   } else {
-    fmt::print("{} of {} cells were done\n", job->cells_done(), job->cells_total());
+    fmt::print("{} of {} {} done\n", job->cells_done(), Counted(job->cells_total(), "cell"), job->cells_done() == 1 ? "was" : "were");
   }
   return absl::OkStatus();
 }

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
@@ -48,6 +50,18 @@ int Report(const absl::Status& status, const Global& global, double timeout_s) {
   return kFailed;
 }
 
+// Whoever misspells a command is told which there are; CLI11 says only that the word was not expected.
+bool ReportUnknownCommand(const CLI::App& app) {
+  const std::vector<std::string> rest = app.remaining();
+  if (!app.get_subcommands().empty() || rest.empty() || rest.front().starts_with("-")) return false;
+  std::string commands;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    absl::StrAppend(&commands, commands.empty() ? "" : ", ", command->get_name());
+  fmt::print(stderr, "fluoroscope: there is no command '{}'; there are {}\nRun with --help for more information.\n", rest.front(),
+             commands);
+  return true;
+}
+
 int Main(int argc, char** argv) {
   Global global;
   Action action;
@@ -80,6 +94,7 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && ReportUnknownCommand(app)) return kUsage;
     return app.exit(error) == 0 ? kOk : kUsage;
   }
   if (!action) {

@@ -109,6 +109,8 @@ std::string Shape(const std::vector<std::string>& axes, const std::vector<int64_
   return "[" + text + "]";
 }
 
+std::string Counted(uint64_t count, std::string_view what) { return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s"); }
+
 std::string Count(uint64_t count) { return Scaled(static_cast<double>(count), 1000, {"", "K", "M", "B", "T"}); }
 std::string Bytes(uint64_t bytes) { return Scaled(static_cast<double>(bytes), 1024, {" B", " KiB", " MiB", " GiB", " TiB"}); }
 

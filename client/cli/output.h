@@ -54,6 +54,9 @@ bool IsUtf8(const std::string& text);
 // "[14, 576]", with "…" for axes that depend on the prompt (-1); with axes' names "[pos, d_model=576]".
 std::string Shape(const std::vector<std::string>& axes, const std::vector<int64_t>& shape);
 
+// "1 cell", "420 cells".
+std::string Counted(uint64_t count, std::string_view what);
+
 // "134.5M", "515.2 MiB".
 std::string Count(uint64_t count);
 std::string Bytes(uint64_t bytes);

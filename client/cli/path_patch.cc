@@ -4,6 +4,7 @@
 #include "client/cli/command.h"
 #include "client/cli/grid_command.h"
 #include "client/cli/path_request.h"
+#include "client/cli/token_hints.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -21,7 +22,7 @@ Examples:
   … --senders heads,mlps,embed --mlps freeze             every part, and only the direct path
   … --receivers q.23.3,k.23.1 --receiver-positions=-1    what it says to one head's queries and keys
   … --senders movers=23.3+29.1,mlp.3                     heads that act together
-  … --csv > paths.csv                                    one line per cell)";
+  … --csv > paths.csv                                    one line per cell; heads are called L23H3)";
 
 struct PathPatchCommand {
   PathOptions paths;
@@ -37,6 +38,7 @@ absl::Status RunPathPatch(const client::Client& client, const Global& global, co
   if (!request.ok()) return request.status();
   status = AlignPair(client, options.paths.pair, request->direction() == v1::SWEEP_DIRECTION_NOISE, request->mutable_pairs(0));
   if (!status.ok()) return status;
+  WarnOfMissingSpaces(client, options.paths.pair);
   return RunGrid(client, global, options.grid, *request);
 }
 

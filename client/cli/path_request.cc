@@ -21,6 +21,12 @@ std::optional<uint32_t> Number(const std::string& text) {
   return value;
 }
 
+// "9.6".
+bool IsHead(const std::string& text) {
+  const std::vector<std::string> fields = absl::StrSplit(text, '.');
+  return fields.size() == 2 && Number(fields[0]) && Number(fields[1]);
+}
+
 // Reads what was given as --senders or --receivers.
 class Ends {
  public:
@@ -35,6 +41,9 @@ class Ends {
     const size_t equals = text.find('=');
     const bool named = equals != std::string::npos;
     const std::vector<std::string> words = absl::StrSplit(named ? text.substr(equals + 1) : text, '+');
+    if (named && IsHead(text.substr(0, equals)))
+      return absl::InvalidArgumentError(absl::StrCat(senders_ ? "--senders" : "--receivers", ": the name '", text.substr(0, equals),
+                                                     "' would be taken for a head; a name may be any text that is no head's"));
     std::vector<v1::PathEnd> made;
     for (const std::string& word : words) {
       auto parts = PartsOf(word);

@@ -4,6 +4,7 @@
 #include "client/cli/command.h"
 #include "client/cli/grid_command.h"
 #include "client/cli/sweep_request.h"
+#include "client/cli/token_hints.h"
 
 namespace fluoroscope::cli {
 namespace {
@@ -35,6 +36,7 @@ absl::Status RunSweep(const client::Client& client, const Global& global, const 
   if (!request.ok()) return request.status();
   status = AlignPair(client, options.sweep.pair, request->direction() == v1::SWEEP_DIRECTION_NOISE, request->mutable_pairs(0));
   if (!status.ok()) return status;
+  WarnOfMissingSpaces(client, options.sweep.pair);
   return RunGrid(client, global, options.grid, *request);
 }
 

@@ -75,6 +75,19 @@ std::vector<Axis> AxesToDraw(std::vector<Axis> axes) {
   return {axes[0], layers, heads};
 }
 
+// The labels where programs read them: "9.1" and "9.10", heads of path patching, are one number to them. "L9H1", as logit_attrs calls it.
+std::vector<Axis> AxesForPrograms(const GridText& text, const client::SweepResult& result) {
+  std::vector<Axis> axes = AxesOf(text, result);
+  for (Axis& axis : axes)
+    for (std::string& label : axis.labels) {
+      const size_t dot = label.find('.'), digits = label.find_first_not_of("0123456789");
+      if (dot == 0 || dot == std::string::npos || digits != dot || dot + 1 == label.size()) continue;
+      if (label.find_first_not_of("0123456789", dot + 1) == std::string::npos)
+        label = absl::StrCat("L", label.substr(0, dot), "H", label.substr(dot + 1));
+    }
+  return axes;
+}
+
 // As they are read: "9 John".
 std::vector<std::string> ShownLabels(const Axis& axis) {
   if (axis.name != "position" && axis.name != "source") return axis.labels;
@@ -140,7 +153,12 @@ nlohmann::ordered_json Nested(const std::vector<Axis>& axes, const std::vector<d
   return list;
 }
 
-double Saved(const v1::SweepEstimate& estimate) { return estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0; }
+// How the work done compares with what follows: "12 times less work than".
+std::string Saved(const v1::SweepEstimate& estimate) {
+  const double times = estimate.flops() > 0 ? estimate.forwards_flops() / estimate.flops() : 0;
+  if (times >= 0.95 && times < 1.05) return "as much work as";
+  return fmt::format("{:.{}f} times less work than", times, times < 9.95 ? 1 : 0);
+}
 
 }  // namespace
 
@@ -198,17 +216,18 @@ void PrintHeatMaps(const GridText& text, const client::SweepResult& result, bool
   const v1::SweepEstimate& estimate = result.header.estimate();
   const v1::Provenance& provenance = result.header.provenance();
   fmt::print("{}{}\n", colour ? "" : "\n",
-             Dim(fmt::format("{} cells in {:.2f} s, {:.0f} times less work than a forward pass per cell; {} {} on {}", estimate.cells(),
+             Dim(fmt::format("{} in {:.2f} s, {} a forward pass per cell; {} {} on {}", Counted(estimate.cells(), "cell"),
                              result.summary.run_ms() / 1000, Saved(estimate), provenance.model(), provenance.dtype(), provenance.device()),
                  colour));
   if (const v1::PrecisionCheck& check = result.precision; check.cells_size() > 0)
-    fmt::print("{}\n", Dim(fmt::format("{} cells run again in float32: off by at most {:.2g}, where changes are up to {:.2g}",
-                                       check.cells_size(), check.largest_difference(0), check.largest_change(0)),
+    fmt::print("{}\n", Dim(fmt::format("{} run again in float32: off by at most {:.2g}, where changes are up to {:.2g}",
+                                       Counted(static_cast<uint64_t>(check.cells_size()), "cell"), check.largest_difference(0),
+                                       check.largest_change(0)),
                            colour));
 }
 
 nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(text, result);
+  const std::vector<Axis> axes = AxesForPrograms(text, result);
   auto shape = nlohmann::ordered_json::array();
   for (const Axis& axis : axes) shape.push_back({{"name", axis.name}, {"labels", axis.labels}});
   size_t at = 0;
@@ -242,7 +261,7 @@ nlohmann::ordered_json SweepToJson(const GridText& text, const client::SweepResu
 }
 
 std::string SweepToCsv(const GridText& grid, const client::SweepResult& result) {
-  const std::vector<Axis> axes = AxesOf(grid, result);
+  const std::vector<Axis> axes = AxesForPrograms(grid, result);
   const std::vector<double> values = result.MeanValues();
   const auto normalized = result.Normalized();
   std::string text;

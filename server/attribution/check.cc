@@ -27,6 +27,8 @@ std::vector<double> Ranks(const std::vector<double>& values) {
 }  // namespace
 
 std::optional<double> Spearman(const std::vector<double>& a, const std::vector<double>& b) {
+  for (const std::vector<double>* values : {&a, &b})
+    if (std::any_of(values->begin(), values->end(), [](double value) { return std::isnan(value); })) return std::nullopt;
   const std::vector<double> x = Ranks(a), y = Ranks(b);
   const double mean = (static_cast<double>(x.size()) - 1) / 2;
   double xx = 0, yy = 0, xy = 0;

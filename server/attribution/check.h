@@ -9,8 +9,8 @@
 
 namespace fluoroscope::attribution {
 
-// Spearman's rank correlation: Pearson's of the ranks, ties at their mean rank (as scipy.stats.spearmanr). None with fewer than two values,
-// or where one side is the same everywhere.
+// Spearman's rank correlation: Pearson's of the ranks, ties at their mean rank (as scipy.stats.spearmanr). None with a NaN, with fewer than
+// two values, or where one side is the same everywhere.
 std::optional<double> Spearman(const std::vector<double>& a, const std::vector<double>& b);
 
 // Of one metric, over the verified cells. `by_size`: estimates have no sign. proto/fluoroscope/v1/patching.proto says what precision means.

@@ -1,6 +1,8 @@
 #include "attribution/edge_attribution.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <limits>
 
 #include "attribution/node_scores.h"
 #include "model/norm.h"
@@ -10,6 +12,7 @@ namespace fluoroscope::attribution {
 namespace {
 
 using model::Site;
+using sweep::Reaches;
 
 // Changes and gradients that are held at once.
 constexpr int64_t kPieceBytes = int64_t{32} << 20;
@@ -20,11 +23,6 @@ at::Tensor InFloat(const at::Tensor& x) { return x.to(at::kFloat); }
 
 // Where a sender's output stands, its stage's with it.
 Place PlaceOf(Site sender, int64_t layer) { return {sender == Site::kEmbed ? Site::kResidPre : sender, layer}; }
-
-bool Reaches(Site sender, int64_t from, Site receiver, int64_t to) {
-  const bool within = from == to && sender == Site::kZ && receiver == Site::kMlpIn;
-  return sender == Site::kEmbed || receiver == Site::kLnFinalNormalized || from < to || within;
-}
 
 // The stages of all senders that reach some receiver.
 std::vector<Place> StagesOf(const sweep::PathPlan& paths) {
@@ -247,6 +245,12 @@ std::vector<double> EdgeAttribution::Scores() const {
         for (const Node& receiver : part.receivers)
           out[(receiver.end * senders + sender.end) * metrics + m] += *sum++ / static_cast<double>(passes());
     }
+  // There is no such edge: 0 would be an estimate.
+  for (size_t r = 0; r < plan_.paths.receivers.size(); ++r)
+    for (size_t s = 0; s < senders; ++s)
+      if (!sweep::HasPath(plan_.paths.senders[s], plan_.paths.receivers[r]))
+        std::fill_n(out.begin() + static_cast<std::ptrdiff_t>((r * senders + s) * metrics), metrics,
+                    std::numeric_limits<double>::quiet_NaN());
   return out;
 }
 

@@ -23,8 +23,8 @@ absl::Status CheckPairs(const std::vector<sweep::Pair>& pairs, bool integrated, 
     for (const run::MetricPlan& metric : pairs[i].base_metrics)
       if (!attribution::IsDifferentiable(metric.metric))
         return absl::InvalidArgumentError(field + ".metrics: '" + metric.name +
-                                          "' has no gradient; logit_difference, mean_logit, probability, log_probability and "
-                                          "cross_entropy have one");
+                                          "' has no gradient; logit differences, mean logits, probabilities, log-probabilities "
+                                          "and cross-entropies have one");
   }
   return absl::OkStatus();
 }
@@ -36,12 +36,13 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
   for (api::SweepAxis axis : request.grid.over)
     if (axis == api::SweepAxis::kSecondLayer || axis == api::SweepAxis::kSecondHead)
       return absl::InvalidArgumentError(
-          "grid.over: an attribution is linear, so that of two places is the sum of both; SECOND_LAYER and SECOND_HEAD are axes of sweeps");
+          "grid.over: an attribution is linear, so that of two places is the sum of both; 'second_layer' and 'second_head' are axes of "
+          "sweeps");
   FS_ASSIGN_OR_RETURN(BuiltSweep sweep, BuildSweep(model, request.grid, limits));
   if (request.grid.cell != api::SweepCell::kPatch && request.grid.cell != api::SweepCell::kZero)
-    return absl::InvalidArgumentError("grid.kind: attributions estimate SWEEP_KIND_PATCH and SWEEP_KIND_ZERO");
+    return absl::InvalidArgumentError("grid.kind: attributions estimate the kinds patch and zero");
   if (request.grid.fast)
-    return absl::InvalidArgumentError("grid.precision: attributions are in the model's own numbers; sweeps can be FAST");
+    return absl::InvalidArgumentError("grid.precision: attributions are in the model's own numbers; sweeps can be fast");
   if (!request.grid.corrupt_interventions.empty())
     return absl::InvalidArgumentError("grid.corrupt_interventions: attributions have none; sweeps do");
   attribution::AttributionPlan plan{std::move(sweep.plan), request.method, request.steps, request.verify};
@@ -50,7 +51,7 @@ absl::StatusOr<BuiltAttribution> BuildAttribution(const LoadedModel& model, cons
   if (plan.fixes_attention() && !grid.units.empty() && std::any_of(grid.sites.begin(), grid.sites.end(), is_fixed))
     return absl::InvalidArgumentError(
         "grid.units: the QK fix is about whole queries and keys; leave units and the unit axis away at hook_q and hook_k, or use "
-        "ATTRIBUTION_PATCHING");
+        "the method attribution_patching");
   FS_RETURN_IF_ERROR(CheckPairs(plan.sweep.pairs, plan.is_between(), "grid"));
   BuiltAttribution built{{}, std::move(sweep.header), std::move(sweep.warnings), HashOf(plan)};
   built.header.cost = attribution::CostOf(plan);

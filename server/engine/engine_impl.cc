@@ -66,13 +66,14 @@ class EngineImpl final : public Engine {
 
   absl::Status Start(at::Device device) {
     models_.BecomeAlone();
+    // First, because it takes the directory's lock: a directory in use is found out before models are loaded. Nothing runs before Begin.
+    FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
     FS_RETURN_IF_ERROR(OnExecutor([this] {
       at::set_num_threads(static_cast<int>(config_.threads));
       tensor::PlaceComputeThreads();
       return absl::OkStatus();
     }));
     FS_RETURN_IF_ERROR(models_.Start(device));
-    FS_ASSIGN_OR_RETURN(jobs_, OpenJobs(config_.jobs, runner_, metrics_));
     jobs_->Begin();
     timer_ = std::jthread([this](std::stop_token stop) { Tick(stop); });
     return absl::OkStatus();

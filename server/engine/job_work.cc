@@ -76,7 +76,7 @@ void JobWork::Plan(std::string kind, std::string request, api::CallContext call,
 absl::StatusOr<jobs::JobSpec> JobWork::MakeSpec(const std::string& kind, const std::string& request, const std::string& principal) const {
   FS_ASSIGN_OR_RETURN(const api::GridRequest decoded, parts_.codec->DecodeRequest(kind, request));
   if (const auto* sweep = std::get_if<api::SweepRequest>(&decoded); sweep != nullptr && sweep->fast)
-    return absl::InvalidArgumentError("precision: jobs are in the model's own numbers; Patching.Sweep can be FAST");
+    return absl::InvalidArgumentError("precision: jobs are in the model's own numbers; a sweep that is no job can be fast");
   if (const auto* sweep = std::get_if<api::SweepRequest>(&decoded); sweep != nullptr)
     for (size_t i = 0; i < sweep->pairs.size(); ++i)
       if (!sweep->pairs[i].source_handles.empty())

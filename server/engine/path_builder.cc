@@ -22,6 +22,11 @@ struct Role {
 constexpr Role kSenders[] = {{Site::kZ, ""}, {Site::kMlpOut, "mlp "}, {Site::kEmbed, "embed"}};
 constexpr Role kReceivers[] = {{Site::kQ, "q "}, {Site::kK, "k "}, {Site::kV, "v "}, {Site::kMlpIn, "mlp "}};
 
+constexpr char kInFront[] =
+    "a sender must lie in front of its receiver. The order is: the embedding; of each layer q, k and v, the heads' output, the MLP's "
+    "input, the "
+    "MLP's output; the logits";
+
 class PathBuilder {
  public:
   PathBuilder(const LoadedModel& model, const api::PathRequest& request, const config::Limits& limits)
@@ -48,6 +53,7 @@ class PathBuilder {
     FS_ASSIGN_OR_RETURN(plan.senders, Ends(request_.senders, "senders", kSenders, built_.header.axes[1].labels));
     if (std::count_if(plan.receivers.begin(), plan.receivers.end(), [](const sweep::PathEnd& end) { return end.logits(); }) > 1)
       return absl::InvalidArgumentError("receivers: 'logits' is given more than once");
+    FS_RETURN_IF_ERROR(CheckPaths());
     FS_ASSIGN_OR_RETURN(built_.header.metrics, ResolveSweepMetrics(model_, request_.metrics, plan.pairs));
     built_.header.convention = Convention();
     built_.header.cost = sweep::CostOf(plan);
@@ -85,6 +91,19 @@ class PathBuilder {
       labels.push_back(ends[i].label.empty() ? label : ends[i].label);
     }
     return out;
+  }
+
+  // In a grid cells without a path are NaN. Where there is nothing else the request is a mistake.
+  absl::Status CheckPaths() const {
+    for (const sweep::PathEnd& sender : built_.plan.senders)
+      for (const sweep::PathEnd& receiver : built_.plan.receivers)
+        if (sweep::HasPath(sender, receiver)) return absl::OkStatus();
+    const std::vector<std::string>&receivers = built_.header.axes[0].labels, &senders = built_.header.axes[1].labels;
+    const bool single = senders.size() == 1 && receivers.size() == 1;
+    return absl::InvalidArgumentError(single ? "there is no path from sender '" + senders[0] + "' to receiver '" + receivers[0] +
+                                                   "': " + kInFront
+                                             : "none of the " + std::to_string(senders.size()) + " senders lies in front of any of the " +
+                                                   std::to_string(receivers.size()) + " receivers, so there is no path: " + kInFront);
   }
 
   absl::StatusOr<sweep::PathNode> Node(const api::PathNode& node, const std::string& field, const std::string& list,

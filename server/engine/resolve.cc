@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/status_macros.h"
+#include "engine/unknown_name.h"
 
 namespace fluoroscope::engine {
 namespace {
@@ -11,31 +12,6 @@ namespace {
 std::string Quote(const std::string& text) { return "'" + text + "'"; }
 
 bool IsGlob(const std::string& name) { return name.find_first_of("*?") != std::string::npos; }
-
-// What to say about an exact name that is not there.
-absl::Status UnknownName(const LoadedModel& model, const std::string& name, const std::string& field) {
-  const int64_t layers = model.model->arch.layers;
-  const std::string ours = model.name + " has layers 0 to " + std::to_string(layers - 1);
-  if (name.starts_with("blocks.")) {
-    const size_t dot = name.find('.', 7);
-    const std::string number = name.substr(7, dot == std::string::npos ? std::string::npos : dot - 7);
-    const bool digits = !number.empty() && number.find_first_not_of("0123456789") == std::string::npos;
-    const std::string site = dot == std::string::npos ? "" : name.substr(dot + 1);
-    for (const model::SiteSpec& spec : model::Sites())
-      if (digits && spec.in_block && spec.name == site) return absl::NotFoundError(field + ": no hook point " + Quote(name) + ": " + ours);
-  }
-  for (const model::SiteSpec& spec : model::Sites()) {
-    const std::string known(spec.name);
-    if (known == name || known == "hook_" + name || known.ends_with("." + name) || known.ends_with("hook_" + name))
-      return absl::NotFoundError(field + ": no hook point " + Quote(name) + "; did you mean " + Quote("blocks.{layer}." + known) + " or " +
-                                 Quote("blocks.*." + known) + "? " + ours);
-  }
-  std::string known;
-  for (const model::SiteSpec& spec : model::Sites())
-    if (!model::Unavailable(spec.site, model.model->arch)) known += (known.empty() ? "" : ", ") + std::string(spec.name);
-  return absl::NotFoundError(field + ": no hook point " + Quote(name) +
-                             ". In the blocks ('blocks.{layer}.' in front) and outside there are: " + known);
-}
 
 absl::StatusOr<std::set<int64_t>> ResolveLayers(const LoadedModel& model, const std::vector<int32_t>& layers, const std::string& field) {
   const int64_t count = model.model->arch.layers;
@@ -48,6 +24,11 @@ absl::StatusOr<std::set<int64_t>> ResolveLayers(const LoadedModel& model, const 
     out.insert(absolute);
   }
   return out;
+}
+
+// " (' Bob')": a token's text behind its id, where there is a tokenizer.
+std::string TextOf(const LoadedModel& model, int64_t id) {
+  return model.tokenizer == nullptr ? "" : " (" + Quote(model.tokenizer->TokenText(id)) + ")";
 }
 
 // Why a matched hook point cannot be used; empty when it can.
@@ -198,7 +179,7 @@ absl::StatusOr<std::vector<int64_t>> ResolvePositions(const LoadedModel& model, 
           any = true;
         }
       if (!any && before == out.size())
-        return absl::InvalidArgumentError(field + ": token " + std::to_string(id) + " does not occur in the row");
+        return absl::InvalidArgumentError(field + ": token " + std::to_string(id) + TextOf(model, id) + " does not occur in the row");
     }
   }
   if (out.empty()) return absl::InvalidArgumentError(field + ": no positions given");

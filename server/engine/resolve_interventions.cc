@@ -117,8 +117,9 @@ class Edits {
       FS_RETURN_IF_ERROR(CheckAscending(copy.positions, copy.row, draft_, path + ".positions"));
     } else if (target.back() >= length) {
       return absl::InvalidArgumentError(field_ + " copies " + rows + " at position " + std::to_string(target.back()) +
-                                        ", but the source has only " + std::to_string(length) + " tokens; give " + path +
-                                        ".positions for prompts of different length");
+                                        ", but the source has only " + std::to_string(length) +
+                                        " tokens; for prompts of different length say which of its positions to copy (" + path +
+                                        ".positions, in Python source_positions)");
     }
     if (source_positions_.size() != target.size())
       return absl::InvalidArgumentError(field_ + " copies " + rows + ": " + std::to_string(source_positions_.size()) +

@@ -75,7 +75,7 @@ class SweepBuilder {
   absl::Status Lenders() {
     if (request_.cell != api::SweepCell::kMean && request_.cell != api::SweepCell::kResample) {
       if (request_.references.empty()) return absl::OkStatus();
-      return absl::InvalidArgumentError("references are given, but neither SWEEP_KIND_MEAN nor SWEEP_KIND_RESAMPLE asks for them");
+      return absl::InvalidArgumentError("references are given, but only the kinds mean and resample take values from them");
     }
     std::vector<std::vector<int64_t>> lenders;
     for (size_t i = 0; i < request_.references.size(); ++i) {
@@ -119,7 +119,7 @@ class SweepBuilder {
   absl::Status Fast() {
     if (!request_.fast) return absl::OkStatus();
     if (model_.model->dtype != at::kFloat)
-      return absl::FailedPreconditionError("SWEEP_PRECISION_FAST needs a model in float32; " + model_.name + " is in " +
+      return absl::FailedPreconditionError("precision: fast needs a model in float32; " + model_.name + " is in " +
                                            at::toString(model_.model->dtype));
     return absl::OkStatus();
   }
@@ -127,7 +127,7 @@ class SweepBuilder {
   // The places on the position axis, or the one place where all positions are changed together.
   absl::Status Places() {
     const bool over = IsOver(request_, SweepAxis::kPosition);
-    if (!request_.groups.empty() && !over) return absl::InvalidArgumentError("groups are given, but SWEEP_AXIS_POSITION is not in `over`");
+    if (!request_.groups.empty() && !over) return absl::InvalidArgumentError("groups are given, but 'position' is not in `over`");
     for (size_t i = 0; i < built_.plan.pairs.size(); ++i) {
       sweep::Pair& pair = built_.plan.pairs[i];
       for (size_t g = 0; g < request_.groups.size(); ++g) {

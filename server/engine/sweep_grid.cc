@@ -47,7 +47,7 @@ class GridMaker {
     }
     if (grid_.sites.size() > 1 && !IsOver(request_, SweepAxis::kSite))
       return absl::InvalidArgumentError("sites has " + std::to_string(grid_.sites.size()) +
-                                        " entries; several sites need SWEEP_AXIS_SITE in `over`");
+                                        " entries; several sites need 'site' in `over`");
     return absl::OkStatus();
   }
 
@@ -73,7 +73,7 @@ class GridMaker {
       return absl::InvalidArgumentError("window_before is " + std::to_string(request_.window_before) + "; with a window of " +
                                         std::to_string(request_.window) + " layers it must be less");
     if (request_.window > 1 && !IsOver(request_, SweepAxis::kLayer))
-      return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + ", but SWEEP_AXIS_LAYER is not in `over`");
+      return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + ", but 'layer' is not in `over`");
     if (request_.window > arch_.layers)
       return absl::InvalidArgumentError("window is " + std::to_string(request_.window) + "; " + model_.name + " has " +
                                         std::to_string(arch_.layers) + " layers");
@@ -105,19 +105,20 @@ class GridMaker {
   absl::Status SecondPlace() {
     bool two = false;
     for (const auto& [first, second, name] :
-         {std::tuple(SweepAxis::kLayer, SweepAxis::kSecondLayer, "LAYER"), std::tuple(SweepAxis::kHead, SweepAxis::kSecondHead, "HEAD")}) {
+         {std::tuple(SweepAxis::kLayer, SweepAxis::kSecondLayer, "layer"), std::tuple(SweepAxis::kHead, SweepAxis::kSecondHead, "head")}) {
       if (IsOver(request_, second) && !IsOver(request_, first))
-        return absl::InvalidArgumentError(absl::StrCat("over: SECOND_", name, " is there without ", name, "; of two places both have it"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("over: 'second_", name, "' is there without '", name, "'; of two places both have it"));
       two = two || IsOver(request_, second);
     }
     const bool by_layer = IsOver(request_, SweepAxis::kSecondLayer), by_head = IsOver(request_, SweepAxis::kSecondHead);
     if (two && (IsOver(request_, SweepAxis::kLayer) != by_layer || IsOver(request_, SweepAxis::kHead) != by_head))
-      return absl::InvalidArgumentError(absl::StrCat("over: cells change two places, and ", by_layer ? "HEAD" : "LAYER",
-                                                     " is an axis of the first only; add SECOND_", by_layer ? "HEAD" : "LAYER"));
+      return absl::InvalidArgumentError(absl::StrCat("over: cells change two places, and '", by_layer ? "head" : "layer",
+                                                     "' is an axis of the first only; add 'second_", by_layer ? "head'" : "layer'"));
     if (!request_.second_layers.empty() && !by_layer)
-      return absl::InvalidArgumentError("second_layers is given, but SWEEP_AXIS_SECOND_LAYER is not in `over`");
+      return absl::InvalidArgumentError("second_layers is given, but 'second_layer' is not in `over`");
     if (!request_.second_heads.empty() && !by_head)
-      return absl::InvalidArgumentError("second_heads is given, but SWEEP_AXIS_SECOND_HEAD is not in `over`");
+      return absl::InvalidArgumentError("second_heads is given, but 'second_head' is not in `over`");
     if (!two) return absl::OkStatus();
     grid_.second_layers = grid_.layers;
     grid_.second_heads = grid_.heads;
@@ -149,7 +150,7 @@ absl::StatusOr<sweep::Grid> ResolveGrid(const LoadedModel& model, const api::Swe
 absl::Status ResolveUnitAxis(const LoadedModel& model, const api::SweepRequest& request, const std::vector<sweep::Pair>& pairs,
                              sweep::Grid& grid) {
   const bool over = IsOver(request, SweepAxis::kUnit);
-  if (request.unit_block > 1 && !over) return absl::InvalidArgumentError("unit_block is given, but SWEEP_AXIS_UNIT is not in `over`");
+  if (request.unit_block > 1 && !over) return absl::InvalidArgumentError("unit_block is given, but 'unit' is not in `over`");
   if (!over && request.units.empty()) return absl::OkStatus();
   // How many there are, which sites and pairs must agree on.
   int64_t count = -1;

@@ -19,7 +19,7 @@ absl::Status SourcePositions(const api::SweepPair& from, bool copies, sweep::Pai
   if (from.source_positions && !copies) return absl::InvalidArgumentError(field + ".source_positions: only patches have them");
   const bool given = !from.source_handles.empty();  // positions are then those of the handles' sequence, which is looked at later
   if (given && !copies)
-    return absl::InvalidArgumentError(field + ".source_handles: only patches (SWEEP_KIND_PATCH) copy values; ablations take none");
+    return absl::InvalidArgumentError(field + ".source_handles: only the kind patch copies values; ablations take none");
   if (!from.source_positions) {
     if (base != source && copies && !given)
       return absl::InvalidArgumentError(

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "model/packed_rows.h"
@@ -66,7 +67,10 @@ void ReadRanks(const at::Tensor& logits, const Readings& readings) {
   const at::Tensor lines = LinesOf(logits, readings);
   const at::Tensor own = lines.gather(1, Indices(tokens, logits).unsqueeze(1));
   const std::vector<double> better = Numbers((lines > own).sum(1));
-  for (size_t i = 0; i < readings.size(); ++i) *readings[i]->value = 1 + better[i];
+  // NaN compares as false with everything: a line that has one is in no order, and nothing in it may pass for the best.
+  const std::vector<double> unordered = Numbers(lines.ne(lines).any(1));
+  for (size_t i = 0; i < readings.size(); ++i)
+    *readings[i]->value = unordered[i] != 0 ? std::numeric_limits<double>::quiet_NaN() : 1 + better[i];
 }
 
 at::Tensor ReferencesOf(const Readings& readings) {

@@ -30,8 +30,8 @@ absl::StatusOr<ModelTable::Model> ModelTable::Find(const std::string& name) cons
     return absl::UnavailableError(absl::StrCat("model '", name, "' is being loaded (", entry.progress->done_bytes.load(), " of ",
                                                entry.progress->total_bytes.load(), " bytes); try again later"));
   return absl::NotFoundError(absl::StrCat("model '", name, "' ",
-                                          entry.was_loaded ? "was unloaded; LoadModel loads it again" : "is not loaded; LoadModel loads it",
-                                          "; loaded: ", LoadedNames()));
+                                          entry.was_loaded ? "was unloaded; load it again" : "is not loaded; load it first",
+                                          " (LoadModel, in Python load_model)", "; loaded: ", LoadedNames()));
 }
 
 ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std::shared_ptr<LoadProgress>* progress, CancelToken gone) {

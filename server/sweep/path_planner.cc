@@ -34,6 +34,22 @@ run::Point ChangedAt(const PathNode& sender) {
                                      : run::Point{sender.layer, sender.site == Site::kZ ? Part::kAttention : Part::kMlp};
 }
 
+}  // namespace
+
+bool Reaches(Site sender, int64_t from, Site receiver, int64_t to) {
+  const bool within = from == to && sender == Site::kZ && receiver == Site::kMlpIn;
+  return sender == Site::kEmbed || receiver == Site::kLnFinalNormalized || from < to || within;
+}
+
+bool HasPath(const PathEnd& sender, const PathEnd& receiver) {
+  for (const PathNode& from : sender.nodes)
+    for (const PathNode& to : receiver.nodes)
+      if (Reaches(from.site, from.layer, to.site, to.layer)) return true;
+  return false;
+}
+
+namespace {
+
 // The positions at which a sender says something new. A value is the base's own when all tokens up to its position are the same; an
 // embedding when its own token is.
 std::vector<int64_t> Altered(const Pair& pair, const PathEnd& sender, size_t index) {
@@ -119,6 +135,10 @@ class PathPlanner {
     for (size_t r = 0; r < where.size(); ++r) {
       const PathEnd& receiver = paths_.receivers[r];
       if (paths_.finished.Has(index, CellOf(r, number))) continue;
+      if (!HasPath(sender, receiver)) {
+        build_.Fill({Is::kCell, index, CellOf(r, number), {}, /*no_path=*/true});
+        continue;
+      }
       if (receiver.logits()) {
         logits = static_cast<uint32_t>(r);
         continue;

@@ -2,8 +2,8 @@
 //
 // Senders are rows that fork from the base run at the sender's layer. Behind it attention is frozen, so they have no keys and values there
 // and take only MLPs (unless frozen) and norms; in passing they keep what the receivers would read. Every cell is then a row that forks
-// from the base run at its receiver's layer with that put in place. Cells whose sender cannot reach their receiver, or says nothing new,
-// are the base run.
+// from the base run at its receiver's layer with that put in place. Cells whose sender says nothing new are the base
+// run; those whose sender lies behind their receiver have no value.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,20 @@ struct PathNode {
   std::vector<int64_t> heads;  // ascending; all that act, listed; empty where the site has none
 };
 
+// Whether a sender's output can enter what a receiver reads: it lies in front of it. Everything behind the embedding does hear that, and
+// the logits hear everybody.
+bool Reaches(model::Site sender, int64_t from, model::Site receiver, int64_t to);
+
 // Nodes that act together.
 struct PathEnd {
   std::vector<PathNode> nodes;                  // at least one; the logits alone
   std::vector<std::vector<int64_t>> positions;  // by pair: of the base prompt, ascending
   bool logits() const { return nodes.front().site == model::Site::kLnFinalNormalized; }
 };
+
+// Whether some node of the sender reaches some node of the receiver. Where none does the model has no such path: the cell's value is NaN,
+// not the base run's, which would say that the path does nothing.
+bool HasPath(const PathEnd& sender, const PathEnd& receiver);
 
 struct PathPlan {
   std::shared_ptr<const model::Model> model;

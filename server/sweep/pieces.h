@@ -23,10 +23,11 @@ struct Piece {
     enum class Is { kBase, kSource, kLender, kCell } is = Is::kCell;  // a lender gives values and has no metrics
     uint32_t pair = 0, cell = 0;
     std::optional<uint32_t> twin = {};  // another cell that is the same change
+    bool no_path = false;               // of filled cells: there is nothing to measure, so the value is NaN
   };
   run::RunPlan plan;        // finished; each row's index is its own place
   std::vector<Row> rows;    // what the plan's rows are
-  std::vector<Row> filled;  // cells that are their pair's base run
+  std::vector<Row> filled;  // cells that are their pair's base run, or have no value
   size_t end = 0;           // the first cell of the line that is not in this piece
 };
 

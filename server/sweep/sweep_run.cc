@@ -109,8 +109,9 @@ void SweepRun::Finished(size_t index) {
   if (!base_.contains(row.pair) || source_.contains(row.pair) != sourced_.contains(row.pair)) return;
   // A pair whose cells are in several pieces is reported once. Its references go first: whoever has one of its cells has them.
   if (reported_.insert(row.pair).second) sink_->Push(api::SweepReference{row.pair, base_[row.pair], source_[row.pair]});
+  const std::vector<double> nothing(header_.metrics.size(), std::numeric_limits<double>::quiet_NaN());
   for (const Piece::Row& cell : piece_.filled)
-    if (cell.pair == row.pair) Emit(cell, base_[row.pair]);
+    if (cell.pair == row.pair) Emit(cell, cell.no_path ? nothing : base_[row.pair]);
 }
 
 // Twins go together, so that whoever keeps finished cells has both or neither.

@@ -50,5 +50,11 @@ TEST(OutputTest, ShapesAndNumbers) {
   EXPECT_EQ(Bytes(0), "0 B");
 }
 
+TEST(OutputTest, OneIsNoPlural) {
+  EXPECT_EQ(Counted(0, "cell"), "0 cells");
+  EXPECT_EQ(Counted(1, "cell"), "1 cell");
+  EXPECT_EQ(Counted(420, "cell"), "420 cells");
+}
+
 }  // namespace
 }  // namespace fluoroscope::cli

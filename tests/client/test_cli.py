@@ -158,7 +158,9 @@ def test_no_server_says_how_to_start_one():
     ("arguments", "word"),
     [
         ([], "Usage:"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "fluoroscope: there is no command 'nonsense'; there are models, load, unload, hooks, run, generate, sweep, path-patch, lens, top, jobs\n"),
+        (["--json", "model", "smollm2-135m", "--top"], "there is no command 'model'; there are models, load"),
+        (["--jsn", "models"], "--jsn"),
         (["run"], "MODEL is required"),
         (["run", "m"], "PROMPT is required"),
         (["run", "m", "p", "--top", "0"], "--top"),

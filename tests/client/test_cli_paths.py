@@ -30,19 +30,55 @@ def few(model):
     return model.path_patch(CLEAN, CORRUPT, [(23, 3), (29, 1), ("mlp", 3), "embed"], ["logits", ("q", 24, 0)], DIFF)
 
 
+def as_text(label: str) -> str:
+    """A head as JSON and CSV name it."""
+    return re.sub(r"^(\d+)\.(\d+)$", r"L\1H\2", label)
+
+
 def test_json_is_the_sdks_result(cli, few):
     reply = json.loads(ok(cli(*ASK, *FEW, "--json")))
-    np.testing.assert_allclose(reply["values"], few.values, atol=LIMIT)
+    np.testing.assert_allclose(np.array(reply["values"], float), few.values, atol=LIMIT)  # null: no path
     assert (reply["base"], reply["source"]) == (pytest.approx(few.base[0], abs=LIMIT), pytest.approx(few.source[0], abs=LIMIT))
-    assert [(axis["name"], tuple(axis["labels"])) for axis in reply["axes"]] == [(axis.name, axis.labels) for axis in few.axes]
+    assert [(axis["name"], tuple(axis["labels"])) for axis in reply["axes"]] == [("receiver", ("logits", "q 24.0")), ("sender", ("L23H3", "L29H1", "mlp 3", "embed"))]
     assert (reply["metric"], reply["cells"]) == ("logit_diff", 8)
     assert reply["sweep"] == "paths: senders say in the clean run what they say in the corrupt one"
 
 
 def test_csv_has_a_line_per_cell(cli, few):
     lines = list(csv.DictReader(io.StringIO(ok(cli(*ASK, *FEW, "--csv")))))
-    assert [(line["receiver"], line["sender"]) for line in lines] == [(r, s) for r in few.axes[0].labels for s in few.axes[1].labels]
+    assert [(line["receiver"], line["sender"]) for line in lines] == [(r, as_text(s)) for r in few.axes[0].labels for s in few.axes[1].labels]
     np.testing.assert_allclose([float(line["logit_diff"]) for line in lines], few.values.ravel(), atol=LIMIT)
+
+
+def test_pandas_reads_heads_as_text_and_no_path_as_nan(cli, model):
+    """9.1 and 9.10 would be one number."""
+    pandas = pytest.importorskip("pandas")
+    ask = ["--senders", "5.1,5.2", "--receivers", "q.5.0,q.6.0"]
+    frame = pandas.read_csv(io.StringIO(ok(cli(*ASK, *ask, "--csv"))))
+    assert frame["sender"].tolist() == ["L5H1", "L5H2"] * 2
+    wanted = model.path_patch(CLEAN, CORRUPT, [(5, 1), (5, 2)], [("q", 5, 0), ("q", 6, 0)], DIFF).values.ravel()
+    np.testing.assert_allclose(frame["logit_diff"], wanted, atol=LIMIT)
+    assert np.isnan(wanted).tolist() == [True, True, False, False] == frame["normalized"].isna().tolist()
+    assert json.loads(ok(cli(*ASK, *ask, "--json")))["values"][0] == [None, None]
+    assert ok(cli(*ASK, *ask)).count(" nan") == 2
+
+
+def test_one_cell_is_no_cells(cli):
+    lines = ok(cli(*ASK, "--senders", "5.1")).splitlines()
+    assert lines[-1].startswith("1 cell in ") and "cells" not in lines[-1]
+    assert ok(cli(*ASK, "--senders", "5.1", "--estimate")).splitlines()[0] == "1 cell, of which 0 need no run"
+
+
+def test_answers_without_their_space_are_warned_of(cli):
+    ask = ["path-patch", "smollm2-135m", "--clean", CLEAN, "--corrupt", CORRUPT, "--senders", "5.1"]
+    done = cli(*ask, "--answer", "Mary", "--foil", "John")
+    said = done.stderr.splitlines()
+    assert done.returncode == 0 and len(said) == 2, said
+    for line, option, word in zip(said, ("--answer", "--foil"), ("Mary", "John"), strict=True):
+        assert line.startswith(f'warning: {option} "{word}" is token ') and f'; " {word}" is one token too' in line
+    # With the space, no word, or behind a space there is nothing to say.
+    ok(cli(*ask, "--answer", " Mary", "--foil", ","))
+    ok(cli(*[part + " " if part in (CLEAN, CORRUPT) else part for part in ask], "--answer", "Mary", "--foil", "John"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +97,7 @@ def test_every_option_asks_what_the_sdk_asks(cli, model, options, arguments):
     wanted = model.path_patch(CLEAN, CORRUPT, senders, arguments.pop("receivers", "logits"), DIFF, **arguments)
     reply = json.loads(ok(cli(*ASK, "--json", *options)))
     np.testing.assert_allclose(reply["values"], wanted.values, atol=LIMIT)
-    assert [(axis["name"], tuple(axis["labels"])) for axis in reply["axes"]] == [(axis.name, axis.labels) for axis in wanted.axes]
+    assert [(axis["name"], tuple(axis["labels"])) for axis in reply["axes"]] == [(axis.name, tuple(map(as_text, axis.labels))) for axis in wanted.axes]
 
 
 def test_every_head_to_the_logits_is_a_map_of_layers_by_heads(cli, target, model):
@@ -83,7 +119,7 @@ def test_an_estimate_and_a_job(cli, model, few):
     assert (reply["cells"], reply["flops"], reply["peak_bytes"]) == (8, expected.flops, expected.peak_bytes)
     job = ok(cli(*ASK, *FEW, "--as-job", "--principal", "paths")).strip()
     watched = json.loads(ok(cli("jobs", "watch", job, "--principal", "paths", "--json")))
-    np.testing.assert_allclose(watched["values"], few.values, atol=LIMIT)
+    np.testing.assert_allclose(np.array(watched["values"], float), few.values, atol=LIMIT)
 
 
 def test_prompts_of_unequal_length(cli, model):
@@ -99,6 +135,8 @@ def test_prompts_of_unequal_length(cli, model):
         (["--senders", "q.1.2"], ["--senders: 'q.1.2' is not heads", "9.6"]),
         (["--receivers", "1.2"], ["--receivers: '1.2' is not logits", "q.9.6"]),
         (["--senders", "30.1"], ["blocks.30.attn.hook_z", "NOT_FOUND"]),
+        (["--senders", "5.1", "--receivers", "q.3.1"], ["no path from sender '5.1' to receiver 'q 3.1'", "in front of", "INVALID_ARGUMENT"]),
+        (["--senders", "1.5=23.3"], ["--senders: the name '1.5' would be taken for a head"]),
         (["--senders", "movers="], ["--senders: ''"]),
         (["--sender-positions", "x"], ["--sender-positions: 'x'"]),
         (["--csv", "--json"], ["exclude each other"]),

@@ -51,7 +51,7 @@ def test_an_estimate_instead_of_a_sweep(cli, model, whole):
     reply = json.loads(ok(cli(*ASK, "--estimate", "--json")))
     assert reply == {name: getattr(expected, name) for name in ("cells", "filled_cells", "flops", "forwards_flops", "peak_bytes", "budget_bytes")}
     lines = ok(cli(*ASK, "--estimate")).splitlines()
-    assert lines[0] == f"420 cells, of which {whole.estimate.filled_cells} are the unpatched run and cost nothing"
+    assert lines[0] == f"420 cells, of which {whole.estimate.filled_cells} need no run"
     assert f"{expected.saved:.1f} times less" in lines[1] and len(lines) == 3
     assert cli(*ASK, "--estimate", "--csv").returncode != 0
 

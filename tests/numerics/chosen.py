@@ -27,11 +27,13 @@ def mersenne_twister_64(seed: int) -> Iterator[int]:
 
 
 def choose(scores: list[np.ndarray], top: int, random: int, seed: int) -> list[int]:
-    """Flat indices, ascending. `scores`: of each metric, the mean over pairs."""
+    """Flat indices, ascending. `scores`: of each metric, the mean over pairs. NaN: there is no such cell."""
     chosen: set[int] = set()
+    there = ~np.isnan(scores[0].ravel())
     for of_metric in scores:
-        chosen.update(np.argsort(-np.abs(of_metric.ravel()), kind="stable")[:top].tolist())
-    rest = [cell for cell in range(scores[0].size) if cell not in chosen]
+        order = np.argsort(-np.abs(of_metric.ravel()), kind="stable")
+        chosen.update(order[there[order]][:top].tolist())
+    rest = [cell for cell in range(scores[0].size) if there[cell] and cell not in chosen]
     numbers = mersenne_twister_64(seed)
     for i in range(min(random, len(rest))):
         j = i + next(numbers) % (len(rest) - i)

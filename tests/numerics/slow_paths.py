@@ -36,6 +36,17 @@ def put(value: Tensor, by: Tensor, positions: Sequence[int], heads: Sequence[int
     return out
 
 
+def in_front(sender: Node, receiver: Node) -> bool:
+    """Stages: the embedding, then each layer's heads and MLP in turn, then the logits. A sender is heard from the stage behind its own on."""
+
+    def stage(node: Node) -> float:
+        if node.site in ("hook_embed", "logits"):
+            return {"hook_embed": -1.0, "logits": 1e9}[node.site]
+        return int(node.site.split(".")[1]) + (0.5 if "mlp" in node.site else 0.0)
+
+    return stage(sender) < stage(receiver)
+
+
 def slow_path(
     w: Weights,
     base_ids: list[int],
@@ -51,7 +62,9 @@ def slow_path(
     mlps: bool = False,
     norms: bool = False,
 ) -> float:
-    """One cell. `mlps`, `norms`: frozen too."""
+    """One cell; NaN where the model has no such path. `mlps`, `norms`: frozen too."""
+    if not any(in_front(sender, receiver) for sender in senders for receiver in receivers):
+        return float("nan")
     same = range(len(base_ids))
 
     def frozen(name: str, value: Tensor) -> Tensor:

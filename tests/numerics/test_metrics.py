@@ -192,3 +192,17 @@ def test_a_reference_that_runs_after_a_copy(server):
     result = server.forward("two", [A, A, ROWS[2]], interventions=[patch], metrics=[metric("kl", rows=[1], kl=reference(0))], logits=ALL_LOGITS)
     own, other = (softmax(result.get("logits", row)[-1].astype(np.float64)) for row in (1, 0))
     assert result.metric("kl") == {(1, 10): pytest.approx(kl(other, own), abs=TINY)}
+
+
+def slow_rank(logits: np.ndarray, of: int) -> float:
+    """How many are larger, plus 1; NaN where something cannot be compared."""
+    return float("nan") if np.isnan(logits).any() else float(1 + (logits > logits[of]).sum())
+
+
+def test_numbers_too_large_have_no_rank(server):
+    """Row 0 overflows: infinity times 0 in the next norm. It must not look as if the token were the best."""
+    overflow = [edit([f"blocks.{layer}.hook_resid_post"], rows=[0], scale=plan_pb2.Scale(factor=1e38)) for layer in (0, 1)]
+    values, logits = run(server, "two", [metric("rank", at="all", rank=plan_pb2.Rank(token=token(250)))], interventions=overflow)
+    for row, ids in enumerate(ROWS):
+        np.testing.assert_array_equal([values["rank", row, p] for p in range(len(ids))], [slow_rank(line, 250) for line in logits[row]])
+    assert all(np.isnan(values["rank", 0, p]) for p in range(len(A))) and values["rank", 1, 0] >= 1

@@ -64,20 +64,10 @@ def slow_grid(w, base_ids, source_ids, senders, receivers, *, sender_positions=E
         for sender in senders] for receiver in receivers])  # fmt: skip
 
 
-def assert_paths(values: np.ndarray, slow: np.ndarray, base: float, what=None) -> None:
-    """Cells are those of the slow run; where they are NaN there is no path, and the slow run, if there is one, is its base run."""
-    no_path = np.isnan(values)
-    assert np.nan_to_num(np.abs(slow[no_path] - base)).max(initial=0) <= 1e-12, what
-    assert np.abs((values - slow)[~no_path]).max(initial=0) <= LIMIT, what
-
-
-def in_front(sender: Node, receiver: Node) -> bool:
-    """As a layer of the models goes: its heads read, its heads write, its MLP reads, its MLP writes."""
-    if receiver.site == "logits" or sender.site == "hook_embed":
-        return True
-    order = ["attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "hook_mlp_in", "hook_mlp_out"]
-    place = [(int(node.site.split(".")[1]), order.index(node.site.split(".", 2)[2])) for node in (sender, receiver)]
-    return place[0] < place[1]
+def farthest(got: np.ndarray, slow: np.ndarray) -> float:
+    """Between two grids that have the same paths."""
+    assert (np.isnan(got) == np.isnan(slow)).all()
+    return float(np.nanmax(np.abs(got - slow)))
 
 
 @pytest.mark.parametrize(("mlps", "norms"), [("recompute", "recompute"), ("freeze", "recompute"), ("recompute", "freeze"), ("freeze", "freeze")])
@@ -89,13 +79,13 @@ def test_every_receiver_by_every_sender(client, exact, name, mlps, norms):
     senders, receivers = all_senders(w), all_receivers(w)
     assert got.values.shape == (len(receivers), len(senders))
     slow = slow_grid(w, CLEAN, CORRUPT, [[s] for s in senders], [[r] for r in receivers], mlps=mlps == "freeze", norms=norms == "freeze")
+    assert farthest(got.values, slow) <= LIMIT
     base = difference(trace(w, CLEAN).logits[-1])
-    assert_paths(got.values, slow, base)
-    assert np.abs(slow - base).max() > 1e-2  # something happened
-    # Nobody hears a sender that lies behind.
-    assert np.array_equal(~np.isnan(got.values), [[in_front(s, r) for s in senders] for r in receivers]) and got.estimate.filled_cells > 0
-    assert np.isnan(got.scores[got.axes[0].labels.index("q 0.0"), : w.heads]).all()
-    assert len(got.to_pandas()) == np.isfinite(got.values).sum() == len(got.top(10**6))
+    assert np.nanmax(np.abs(slow - base)) > 1e-2  # something happened
+    # No path leads to what is read in front of the sender: there is no value.
+    behind = got.values[got.axes[0].labels.index("q 0.0"), : w.heads]
+    assert np.isnan(behind).all() and got.estimate.filled_cells > 0
+    assert not any(np.isnan(value) for _, value in got.top(5)) and "nan" not in repr(got)
     assert got.base == pytest.approx(base, abs=LIMIT) and got.source == pytest.approx(difference(trace(w, CORRUPT).logits[-1]), abs=LIMIT)
 
 
@@ -104,7 +94,7 @@ def test_the_two_directions_differ(client, exact, name):
     w = exact(name)
     got = client.model(name).path_patch(CLEAN, CORRUPT, "heads", {"end": [("q", 1, 0)]}, METRIC, direction="denoise")
     slow = slow_grid(w, CORRUPT, CLEAN, [[head(layer, h)] for layer in range(len(w.layers)) for h in range(w.heads)], [[reads("q", 1, 0)]])
-    assert_paths(got.values, slow, difference(trace(w, CORRUPT).logits[-1]))
+    assert farthest(got.values, slow) <= LIMIT
     assert got.axes[0].labels == ("end",) and got.axes[1].labels[1] == "0.1"
 
 
@@ -128,7 +118,7 @@ def test_sets_act_together_at_their_positions(client, exact, name, mlps, norms):
                                             receiver_positions=receiver_positions)  # fmt: skip
         slow = slow_grid(w, CLEAN, CORRUPT, nodes, read, sender_positions=sender_positions, receiver_positions=receiver_positions, mlps=mlps == "freeze",
                          norms=norms == "freeze")  # fmt: skip
-        assert_paths(got.values, slow, difference(trace(w, CLEAN).logits[-1]), (sender_positions, receiver_positions))
+        assert farthest(got.values, slow) <= LIMIT, (sender_positions, receiver_positions)
 
 
 @pytest.mark.parametrize("name", ["gqa-tied-sharded", "two"])
@@ -143,9 +133,8 @@ def test_unequal_lengths_and_several_pairs(client, exact, name):
         slow = slow_grid(w, clean, corrupt, [[head(layer, h)] for layer in range(3) for h in range(w.heads)],
                          [[reads("q", 1, 1)], [reads("v", 2, 0)], [Node("logits")]], sender_positions=[[1, 2, 5], [1, 3]][pair],
                          receiver_positions=range(len(clean)), source_of=source_of)  # fmt: skip
-        assert_paths(got.per_pair[pair], slow, difference(trace(w, clean).logits[-1]))
+        assert farthest(got.per_pair[pair], slow) <= LIMIT
     assert np.array_equal(got.values, got.per_pair.mean(0), equal_nan=True)
-    assert np.isnan(got.values[0]).sum() == 2 * w.heads and not np.isnan(got.values[2]).any()
 
 
 def test_random_paths(client, exact):
@@ -176,7 +165,8 @@ def test_random_paths(client, exact):
                                                 mlps="freeze" if frozen[0] else "recompute", norms="freeze" if frozen[1] else "recompute")  # fmt: skip
         slow = slow_grid(w, clean, corrupt, sender_sets, receiver_sets, sender_positions=places[0], receiver_positions=places[1],
                          source_of=range(length), mlps=frozen[0], norms=frozen[1])  # fmt: skip
-        assert_paths(got.values, slow, difference(trace(w, clean).logits[-1]), (round_, name, sender_sets, receiver_sets, frozen))
+        worst = farthest(got.values, slow)
+        assert worst <= LIMIT, (round_, name, sender_sets, receiver_sets, frozen, worst)
 
 
 def test_many_senders_come_in_several_pieces(client, exact):
@@ -191,7 +181,7 @@ def test_many_senders_come_in_several_pieces(client, exact):
     receivers, senders = got.axes[0].labels, got.axes[1].labels
     for i, j in itertools.product(range(2), range(2)):
         place = receivers.index(alone.axes[0].labels[i]), senders.index(alone.axes[1].labels[j])
-        assert got.per_pair[11][place] == pytest.approx(alone.values[i, j], abs=LIMIT)
+        assert got.per_pair[11][place] == pytest.approx(alone.values[i, j], abs=LIMIT, nan_ok=True)
 
 
 def test_the_estimate_and_what_the_result_says(client):

@@ -55,6 +55,8 @@ TABLE = {
     "no metric": (lambda: paths(metrics=[]), INVALID, ["metrics is empty"]),
     "metric against another row": (lambda: paths(metrics=[{"name": "d", "kl": {"row": 2}}]), INVALID, ["kl.row is 2", "source run"]),
     "too many cells": (lambda: paths(senders=[z(0)] * 600, receivers=[end("blocks.1.hook_mlp_in")] * 600), EXHAUSTED, ["360000 cells", "200000"]),
+    "no path": (lambda: paths(senders=[z(1, 0)], receivers=[end("blocks.1.attn.hook_q", heads=[1])]), INVALID, ["no path from sender '1.0' to receiver 'q 1.1'", "in front of"]),
+    "no path at all": (lambda: paths(receivers=[end("blocks.1.attn.hook_q"), end("blocks.1.attn.hook_k")]), INVALID, ["none of the 2 senders", "2 receivers"]),
     "a long label": (lambda: paths(senders=[z(0, label="x" * 257)]), INVALID, ["senders[0].label", "256"]),
     "unknown model": (lambda: paths(model="huge"), NOT_FOUND, ["huge", "tiny"]),
     "enum 0": (lambda: paths(direction=0), INVALID, ["direction is 0", "DENOISE"]),
@@ -102,6 +104,12 @@ def test_bad_paths(client, truth, case):
         for word in words:
             assert word in error.value.details()
     np.testing.assert_allclose(run(client, paths()), truth, atol=1e-5)
+
+
+def test_a_cell_without_a_path_has_no_value(client, truth):
+    values = run(client, paths(receivers=[end("logits"), end("blocks.2.attn.hook_q")]))
+    np.testing.assert_allclose(values[0], truth[0], atol=1e-5)
+    assert np.isfinite(values[1, 0]) and np.isnan(values[1, 1]), "head 1 of layer 2 speaks behind that layer's queries"
 
 
 def test_equal_prompts_are_answered_with_a_warning(client):

@@ -112,7 +112,7 @@ def test_two_models_answer_and_one_goes(server, client, store, tiny):
     assert not unload(client, "large")
     assert listed(client).weights_bytes == held and states(client)["large"] == 1
     assert client.health("large") == "NOT_SERVING"
-    assert refusal(logits, client, "large") == (grpc.StatusCode.NOT_FOUND, "model 'large' was unloaded; LoadModel loads it again; loaded: tiny")
+    assert refusal(logits, client, "large") == (grpc.StatusCode.NOT_FOUND, "model 'large' was unloaded; load it again (LoadModel, in Python load_model); loaded: tiny")
     text = server.http("/metrics")[1]
     gone = [line for line in text.splitlines() if 'model="large"' in line and line.startswith(("fluoroscope_model_", "fluoroscope_identity_"))]
     assert gone == []

@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_by_name(client, handles):
         (sweep(pairs=[by([units])], sites=["mlp.hook_post"], **alone), [f"handle {units} has the units 3, 9", "units 0 is wanted"]),
         (sweep(pairs=[by([pattern])], sites=["attn.hook_pattern"], **alone), [f"handle {pattern} comes from a sequence of 5 tokens", "one entry per key token"]),
         (sweep(pairs=[by([keys])], sites=["attn.hook_pattern"], **alone), [f"handle {keys} has 8 key tokens", "the base prompt has 6"]),
-        (sweep(pairs=[by(handles)], kind="SWEEP_KIND_ZERO"), ["pairs[0].source_handles: only patches (SWEEP_KIND_PATCH)"]),
+        (sweep(pairs=[by(handles)], kind="SWEEP_KIND_ZERO"), ["pairs[0].source_handles: only the kind patch copies"]),
         (sweep(pairs=[by(handles)], metrics=[{"name": "d", "kl": {"row": 1}}]), ["metrics[0] compares with the source run of pair 0", "no source prompt"]),
         (sweep(pairs=[{"clean": {"tokens": {"ids": CORRUPT}}, "source_handles": handles}], direction="SWEEP_DIRECTION_NOISE", corrupt_interventions=[noise()]),
          ["corrupt_interventions: pairs[0] has no corrupt prompt"]),
@@ -198,14 +198,14 @@ def test_pairs_of_heads_that_cannot_be(client):
     head, second_layer, second_head = "SWEEP_AXIS_HEAD", "SWEEP_AXIS_SECOND_LAYER", "SWEEP_AXIS_SECOND_HEAD"
     z = {"sites": ["attn.hook_z"], "over": [LAYER, head, second_layer, second_head]}
     for request, code, words in (
-        (sweep(over=[POSITION, second_layer]), INVALID, ["over: SECOND_LAYER is there without LAYER"]),
-        (sweep(**z | {"over": [LAYER, second_layer, second_head]}), INVALID, ["over: SECOND_HEAD is there without HEAD"]),
-        (sweep(**z | {"over": [LAYER, head, second_layer]}), INVALID, ["HEAD is an axis of the first only; add SECOND_HEAD"]),
-        (sweep(**z | {"over": [LAYER, head, second_head]}), INVALID, ["LAYER is an axis of the first only; add SECOND_LAYER"]),
+        (sweep(over=[POSITION, second_layer]), INVALID, ["over: 'second_layer' is there without 'layer'"]),
+        (sweep(**z | {"over": [LAYER, second_layer, second_head]}), INVALID, ["over: 'second_head' is there without 'head'"]),
+        (sweep(**z | {"over": [LAYER, head, second_layer]}), INVALID, ["'head' is an axis of the first only; add 'second_head'"]),
+        (sweep(**z | {"over": [LAYER, head, second_head]}), INVALID, ["'layer' is an axis of the first only; add 'second_layer'"]),
         (sweep(**z, second_layers=[3]), INVALID, ["second_layers: 3 is outside", "0 to 2"]),
         (sweep(**z, second_heads=[4]), INVALID, ["second_heads", "4", "0 to 3"]),
-        (sweep(second_layers=[1]), INVALID, ["second_layers is given, but SWEEP_AXIS_SECOND_LAYER is not in `over`"]),
-        (sweep(second_heads=[1]), INVALID, ["second_heads is given, but SWEEP_AXIS_SECOND_HEAD is not in `over`"]),
+        (sweep(second_layers=[1]), INVALID, ["second_layers is given, but 'second_layer' is not in `over`"]),
+        (sweep(second_heads=[1]), INVALID, ["second_heads is given, but 'second_head' is not in `over`"]),
         (sweep(over=[LAYER, head, second_layer, second_head]), INVALID, ["hook_resid_pre has no head axis"]),
         # 3 layers x 4 heads, squared, x 6 positions x 12 units x 20 pairs
         (sweep(**z | {"over": [*z["over"], POSITION, "SWEEP_AXIS_UNIT"], "pairs": [pair()] * 20}), grpc.StatusCode.RESOURCE_EXHAUSTED,

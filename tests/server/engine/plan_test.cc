@@ -57,7 +57,21 @@ TEST_F(PlanTest, RefusesPrompts) {
 
 TEST_F(PlanTest, RefusesSites) {
   ExpectError(Capturing({"blocks.99.hook_resid_pre"}), StatusCode::kNotFound, "layers 0 to 2");
-  ExpectError(Capturing({"resid_pre"}), StatusCode::kNotFound, "did you mean");
+  const auto unknown = [&](const char* name, const char* said) { ExpectError(Capturing({name}), StatusCode::kNotFound, said); };
+  unknown("resid_pre", "did you mean 'blocks.{layer}.hook_resid_pre'");
+  unknown("blocks.1.resid_pre", "did you mean 'blocks.1.hook_resid_pre'");
+  unknown("blocks.2.attn.hook_patern", "did you mean 'blocks.2.attn.hook_pattern'?");
+  unknown("blocks.7.attn.hook_patern", "did you mean 'blocks.{layer}.attn.hook_pattern'? ");
+  unknown("blocks.0.mlp.hook_z", "did you mean 'blocks.0.attn.hook_z'");
+  unknown("hook_embd", "did you mean 'hook_embed'");
+  unknown("blocks.1.ln.hook_scale", "'blocks.1.ln1.hook_scale', 'blocks.1.ln2.hook_scale', 'ln_final.hook_scale'?");
+  unknown("blocks.-1.hook_resid_pre",
+          "layer -1 is 'blocks.2.hook_resid_pre'. Negative layers are written apart from the name: layers [-1] of "
+          "'blocks.*.hook_resid_pre'");
+  unknown("blocks.-9.hook_resid_pre", "layers 0 to 2. Negative layers are");
+  unknown("blocks.0.blocks.5.hook_z",
+          "it has a layer, 'blocks.5.hook_z', where the name of a site of the blocks is wanted, such as 'hook_z'");
+  unknown("blocks.x", "there are");
   ExpectError(Capturing({"nonsense"}), StatusCode::kNotFound, "there are");
   ExpectError(Capturing({"*.hook_nothing"}), StatusCode::kNotFound, "matches no hook point");
   ExpectError(Capturing({"hook_pos_embed"}), StatusCode::kFailedPrecondition, "no learned position embedding");

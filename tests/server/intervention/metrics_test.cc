@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
 #include "tests/server/model/tiny_model.h"
@@ -50,6 +53,33 @@ TEST(VocabularyMetricsTest, TiesShareTheBetterRank) {
   EXPECT_EQ(values[0], 2);
   EXPECT_EQ(values[1], 2);
   EXPECT_EQ(values[2], 5);
+}
+
+// The slow obvious way: count what is greater; where something can be compared with nothing, there is no rank.
+double SlowRank(const std::vector<float>& line, size_t token) {
+  double rank = 1;
+  for (const float logit : line) {
+    if (std::isnan(logit)) return logit;
+    if (logit > line[token]) ++rank;
+  }
+  return rank;
+}
+
+TEST(VocabularyMetricsTest, WithANaNThereIsNoRank) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  const std::vector<std::vector<float>> lines = {{1, 2, 3}, {nan, nan, nan}, {1, nan, 3}, {inf, 2, -inf}, {nan, 2, 3}};
+  std::vector<float> flat;
+  for (const std::vector<float>& line : lines) flat.insert(flat.end(), line.begin(), line.end());
+  const std::vector<Metric> ranks = {Rank{0}, Rank{1}, Rank{2}};
+  std::vector<double> values(lines.size() * 3);
+  std::vector<VocabularyReading> readings;
+  for (size_t i = 0; i < values.size(); ++i) readings.push_back({static_cast<int64_t>(i / 3), &ranks[i % 3], 0, &values[i], nullptr});
+  Evaluate(at::tensor(flat).view({static_cast<int64_t>(lines.size()), 3}), readings, {});
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = SlowRank(lines[i / 3], i % 3);
+    EXPECT_TRUE(values[i] == expected || (std::isnan(values[i]) && std::isnan(expected))) << i << ": " << values[i] << ", not " << expected;
+  }
+  EXPECT_TRUE(std::isnan(values[3]));
 }
 
 TEST(VocabularyMetricsTest, TinyProbabilitiesKeepTheirLogarithm) {

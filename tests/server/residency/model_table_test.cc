@@ -40,7 +40,7 @@ TEST(ModelTableTest, LoadUseUnloadLoad) {
   ModelTable table;
   table.Know({"m", "/m", "bf16"});
   EXPECT_EQ(table.SourceOf("m")->dtype, "bf16");
-  EXPECT_EQ(table.Find("m").status().message(), "model 'm' is not loaded; LoadModel loads it; loaded: none");
+  EXPECT_EQ(table.Find("m").status().message(), "model 'm' is not loaded; load it first (LoadModel, in Python load_model); loaded: none");
   Heard first, second, third;
   std::shared_ptr<LoadProgress> progress;
   EXPECT_EQ(table.Request({"m", "/m", ""}, Into(first), &progress), ModelTable::Answer::kLoad);
@@ -69,7 +69,7 @@ TEST(ModelTableTest, LoadUseUnloadLoad) {
   model = nullptr;
   EXPECT_NE(table.Remove("m").value(), nullptr);
   EXPECT_EQ(table.Find("m").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(table.Find("m").status().message(), "model 'm' was unloaded; LoadModel loads it again; loaded: none");
+  EXPECT_EQ(table.Find("m").status().message(), "model 'm' was unloaded; load it again (LoadModel, in Python load_model); loaded: none");
   EXPECT_TRUE(table.InUse("m"));
   EXPECT_EQ(table.List().at(0).state, State::kUnloading);
   EXPECT_EQ(table.Remove("m").value(), nullptr);  // again
