@@ -3,6 +3,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "base/status_macros.h"
@@ -102,7 +103,9 @@ absl::StatusOr<std::shared_ptr<IdentityCheck>> IdentityCheck::Create(std::shared
   LoadedModel unrefused;
   unrefused.name = model->name;
   unrefused.model = model->model;
-  FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(unrefused, CheckRequest(*model), config::Limits()));
+  config::Limits limits;
+  limits.sink_buffer_mib = std::numeric_limits<uint32_t>::max();  // the collector keeps everything
+  FS_ASSIGN_OR_RETURN(BuiltPlan built, BuildPlan(unrefused, CheckRequest(*model), limits));
   auto check = std::shared_ptr<IdentityCheck>(new IdentityCheck());
   check->collector_ = std::make_shared<Collector>();
   check->peak_bytes_ = 2 * built.cost.peak_bytes;  // the comparison copies, in float64, a layer at a time

@@ -29,6 +29,7 @@ absl::StatusOr<BuiltPlan> BuildPlan(const LoadedModel& model, const api::Forward
   if (request.logits) FS_RETURN_IF_ERROR(ResolveLogits(*request.logits, draft));
   FS_ASSIGN_OR_RETURN(built.plan, draft.Finish());
   built.plan.isolated = request.isolated;
+  built.plan.buffer_bytes = int64_t{limits.sink_buffer_mib} << 20;
   built.cost = run::CostOf(built.plan);
   built.hash = HashOf(built.plan);
   built.attention = AttentionOf(built.plan);

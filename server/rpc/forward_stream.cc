@@ -80,6 +80,11 @@ void ForwardStream::Finish(absl::Status status) {
   if (resume) resume();
 }
 
+bool ForwardStream::WantsMore() const {
+  const std::lock_guard lock(mutex_);
+  return !producer_waits_;
+}
+
 bool ForwardStream::AllSent() const {
   const std::lock_guard lock(mutex_);
   return unsent_ == 0;
@@ -213,8 +218,10 @@ grpc::ByteBuffer ForwardStream::NextChunk() {
   checksum_.Add(tensor_->bytes.subspan(offset_, size));
   const grpc::Slice slices[] = {grpc::Slice(EncodeChunkPrefix(tensors_ - 1, offset_, size)), Borrow(*tensor_, offset_, size)};
   offset_ += size;
-  in_flight_ = size;
-  if (offset_ == tensor_->bytes.size()) tensor_.reset();
+  if (offset_ == tensor_->bytes.size()) {
+    in_flight_ = offset_;
+    tensor_.reset();
+  }
   return grpc::ByteBuffer(slices, 2);
 }
 

@@ -20,13 +20,15 @@ namespace fluoroscope::rpc {
 class ForwardStream final : public api::ForwardSink, public MessageSource {
  public:
   // `pump` gets the stream going again after Take had nothing to give; called from the engine's threads.
-  // Above `buffer_bytes` of unsent tensor bytes Push answers false; below half of it the engine is resumed.
+  // Above `buffer_bytes` of unsent tensor bytes Push answers false; below half of it the engine is resumed. A tensor is unsent until its
+  // last byte has left, because its memory is held until then: estimates of what runs need rely on it.
   ForwardStream(uint64_t buffer_bytes, std::function<void()> pump);
   ~ForwardStream() override;
 
   bool Push(api::ForwardPart part) override;
   void OnDrain(std::function<void()> resume) override;
   void Finish(absl::Status status) override;
+  bool WantsMore() const override;
   bool AllSent() const override;
 
   Next Take(Call& call) override;
@@ -53,7 +55,7 @@ class ForwardStream final : public api::ForwardSink, public MessageSource {
   uint64_t offset_ = 0;               // of its next chunk
   uint32_t tensors_ = 0;
   uint64_t bytes_ = 0;
-  uint64_t in_flight_ = 0;  // tensor bytes in the message taken last
+  uint64_t in_flight_ = 0;  // bytes of the tensors that end in the message taken last
   Checksum checksum_;
 
   mutable std::mutex mutex_;

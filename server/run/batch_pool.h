@@ -44,8 +44,8 @@ class BatchClient {
 // many lines as it has
 //   have come by then, it begins anew with them; once, so that no more than a sixteenth of the work is done twice.
 // - A batch of one run only sends its results as they arise. When its reader has had enough, that run goes on by itself, out of the others'
-//   way. In a batch of several runs nothing is sent before its end: results wait in their writers (they are charged anyway), so that no
-//   reader can hold it up, and so that it can be run again.
+//   way. In a batch of several runs nothing is sent before its end: results wait in their writers (they are charged anyway: unsent.h), so
+//   that no reader can hold it up, and so that it can be run again.
 // - If a batch of several runs fails, all of them run their rows anew by themselves; the guilty one fails then, alone.
 // - A run that ends early takes its rows out of the batch (BatchRun::Remove); the others' go on where they are.
 // - Batches stay at kPooledLines lines, and runs with larger ones of their own do not come here: merging speeds those up no more, and a

@@ -8,7 +8,7 @@
 namespace fluoroscope::run {
 
 struct Cost {
-  uint64_t peak_bytes = 0;    // most tensor bytes held at once, with all results still unsent
+  uint64_t peak_bytes = 0;    // most tensor bytes held at once, whenever the reader stops: peak.h
   uint64_t kept_bytes = 0;    // of them, what rows keep for others and edits were given, to the end of the run
   uint64_t reply_bytes = 0;   // tensor bytes sent
   uint64_t handle_bytes = 0;  // of peak_bytes: captures that stay behind as handles

@@ -23,11 +23,12 @@ ForwardRun::ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<
       keeper_(std::move(keeper)),
       run_(std::make_unique<PlanRun>(plan_, header_.provenance.model, out_, metrics)),
       gradients_(std::make_unique<CapturedGradients>(run_->lane())),
+      meter_(out_.released()),
       pool_(std::move(pool)),
       arrived_(arrived) {}
 
 bool ForwardRun::EnterPool() {
-  if (pool_ == nullptr || plan_.isolated || apart_ || !run_->between() || !BatchPool::Takes(run_->next_lines())) return false;
+  if (pool_ == nullptr || plan_.isolated || apart_ || !run_->between() || !run_->next_pools()) return false;
   std::vector<size_t> rows;
   const absl::StatusOr<bool> taken = meter_.Step([&] {  // behind the exception border: the first batch takes the values of handles with it
     rows = run_->TakeBatch();
@@ -44,7 +45,8 @@ bool ForwardRun::EnterPool() {
 
 bool ForwardRun::ReaderWaits() {
   if (!out_.wants_more()) {
-    if (!drained_.exchange(false)) return false;
+    // That it drained may have been decided before the last Push. It tells again when it wants more.
+    if (!drained_.exchange(false) || !sink_->WantsMore()) return false;
     (void)out_.TakeWantsMore();
   }
   return true;
@@ -74,9 +76,10 @@ sched::Work::Progress ForwardRun::Step() {
 }
 
 bool ForwardRun::StepOwn() {
-  if (!run_->done()) return run_->Step() && !run_->between();  // the next batch may be for the pool
+  // The next batch may be for the pool. After each piece the sink is asked: what a run holds unsent is bounded by that (unsent.h).
+  if (!run_->done()) return run_->Step() && !run_->between() && out_.wants_more();
   if (!gradients_->done()) gradients_->Step();
-  return !gradients_->done();
+  return !gradients_->done() && out_.wants_more();
 }
 
 void ForwardRun::OnBatchDone() {

@@ -8,6 +8,7 @@
 #include "run/metric_gradient.h"
 #include "run/row_gradients.h"
 #include "run/sizes.h"
+#include "run/unsent.h"
 
 namespace fluoroscope::run {
 namespace {
@@ -100,13 +101,14 @@ int64_t GradientResultBytes(const RowPlan& row, const Architecture& arch) {
   return bytes;
 }
 
-int64_t GradientPeakBytes(const RowPlan& row, const model::Model& model) {
-  if (row.gradients.empty()) return 0;
+int64_t GradientPeakBytes(const RunPlan& plan, const RowPlan& row, int64_t before) {
+  const model::Model& model = *plan.model;
   const Architecture& arch = model.arch;
   const int64_t element_size = static_cast<int64_t>(c10::elementSize(model.dtype)), token = row.length() * element_size;
   const int64_t line = token * arch.d_model;  // of the residual
   const std::vector<BackwardPass> passes = BackwardPasses(row, arch);
-  int64_t first = 1 + 2 * arch.layers, last = 0, results = 0, most = 0;
+  int64_t first = 1 + 2 * arch.layers, last = 0, results = before, most = 0;
+  const auto unsent = [&](int64_t all, int64_t at_once) { return UnsentBytes(plan, all, at_once); };
   for (const BackwardPass& pass : passes) {
     first = std::min(first, pass.first);
     last = std::max(last, pass.last);
@@ -117,17 +119,23 @@ int64_t GradientPeakBytes(const RowPlan& row, const model::Model& model) {
     const MetricPlan& metric = row.metrics[pass.metric];
     const bool reads = std::holds_alternative<intervention::ReadOut>(metric.metric), is_last = i + 1 == passes.size();
     const int64_t lines = std::min<int64_t>(kGradientLines, static_cast<int64_t>(metric.positions.size()));
-    if (!reads) most = std::max(most, results + inputs_to(last) + 2 * line + DifferentiateBytes(metric.metric, lines, arch, element_size));
+    if (!reads) {
+      most = std::max(most, unsent(results, 0) + inputs_to(last) + 2 * line + DifferentiateBytes(metric.metric, lines, arch, element_size));
+    } else {  // zeros, for all that lies behind it
+      const int64_t behind = ResultsFrom(row, pass, pass.last + 1, arch);
+      most = std::max(most, unsent(results + behind, behind) + inputs_to(last) + line);
+    }
     for (int64_t number = pass.last; number >= pass.first; --number) {
       const Segment segment(row, pass, number, model);
       // The last pass lets go of what it has been through.
       const int64_t inputs = is_last ? inputs_to(number) : inputs_to(last) + line;
-      most = std::max({most, results + inputs + ResultsFrom(row, pass, number + 1, arch) + segment.Width() * token,
-                       results + inputs + ResultsFrom(row, pass, number, arch) + segment.Recorded() * token + line});
+      const int64_t sent = ResultsFrom(row, pass, number + 1, arch), with_these = ResultsFrom(row, pass, number, arch);
+      most = std::max({most, unsent(results + sent, 0) + inputs + segment.Width() * token,
+                       unsent(results + with_these, with_these - sent) + inputs + segment.Recorded() * token + line});
     }
     results += ResultsFrom(row, pass, 0, arch);
   }
-  return std::max(most, results);
+  return most;
 }
 
 double GradientFlops(const RowPlan& row, const Architecture& arch, double forward) {

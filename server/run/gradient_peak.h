@@ -10,9 +10,10 @@ namespace fluoroscope::run {
 // Bytes of a row's gradients in the reply.
 int64_t GradientResultBytes(const RowPlan& row, const model::Architecture& arch);
 
-// The most bytes that a row's passes hold at once: the inputs of its segments, one segment's graph or a step of its metric, and the results
-// by then, which count as unsent.
-int64_t GradientPeakBytes(const RowPlan& row, const model::Model& model);
+// The most bytes that the passes of one of the plan's rows hold at once: the inputs of its segments, one segment's graph or a step of its
+// metric, and what of the results by then can be unsent (unsent.h). `before`: bytes of the results that came before the row's. The row has
+// gradients.
+int64_t GradientPeakBytes(const RunPlan& plan, const RowPlan& row, int64_t before);
 
 // Of its passes, where `forward` is the operations of one forward pass.
 double GradientFlops(const RowPlan& row, const model::Architecture& arch, double forward);

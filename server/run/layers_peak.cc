@@ -101,6 +101,18 @@ bool IsPart(const Place& place) {
   }
 }
 
+// What finding the part of a subspace of `rank` that a matrix reads takes (intervention/subspace.cc): first the matrix in float64 (and, of
+// some units, as taken from the weights), its Gram matrix, the eigenvectors, and LAPACK's workspace of two such matrices (dsyevd); then the
+// projections' singular vectors (dgesdd, whose workspace is four squares of the rank) beside the vectors, and for the null space
+// their projections.
+int64_t PartBytes(const intervention::ReadPart& part, int64_t rank) {
+  const int64_t rows = part.reader.size(0), columns = part.units.empty() ? part.reader.size(1) : static_cast<int64_t>(part.units.size());
+  const int64_t side = std::min(rows, columns), taken = part.units.empty() ? 0 : rows * columns * part.reader.element_size();
+  const int64_t doubles =
+      std::max(rows * columns + 4 * side * side + rank * columns, (part.null_space ? 5 : 4) * rank * columns + 6 * rank * rank);
+  return taken + doubles * static_cast<int64_t>(sizeof(double));
+}
+
 // What one edit holds while it is made, beside what the layer holds.
 int64_t EditBytes(const EditPlan& edit, const RowPlan& row, const Architecture& arch, int64_t element_size, int64_t lines,
                   int64_t largest_keep) {
@@ -116,13 +128,13 @@ int64_t EditBytes(const EditPlan& edit, const RowPlan& row, const Architecture& 
   // it is a part of something larger.
   const int64_t copy = (IsRowsOwn(edit.place) ? row.lines() : lines) * per_token * size;
   bytes = IsPart(edit.place) ? bytes + copy : std::max(bytes, copy);
+  if (const auto* swap = std::get_if<intervention::SwapSubspace>(&edit.edit); swap != nullptr && swap->part != nullptr) {
+    // The first of the edits that share a part finds its basis, before it makes anything else.
+    const int64_t own = (edit.place.heads.empty() && edit.place.units.empty() && element_size == 4 ? 0 : entries) * 4;
+    bytes = std::max(bytes, own + (IsPart(edit.place) ? copy : 0) + PartBytes(*swap->part, swap->basis.size(0)));
+  }
   // A mean adds its sources up in float64.
   if (std::holds_alternative<intervention::Mean>(edit.edit)) bytes += 2 * static_cast<int64_t>(sizeof(double)) * largest_keep;
-  if (const auto* swap = std::get_if<intervention::SwapSubspace>(&edit.edit); swap != nullptr && swap->part != nullptr) {
-    // The matrix in float64 (and as taken from the weights), its Gram matrix, eigenvectors and their workspace.
-    const int64_t rows = swap->part->reader.size(0), columns = swap->part->reader.size(1), side = std::min(rows, columns);
-    bytes += static_cast<int64_t>(sizeof(double)) * (2 * rows * columns + 6 * side * side);
-  }
   return bytes;
 }
 

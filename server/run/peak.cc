@@ -9,6 +9,7 @@
 #include "run/gradient_peak.h"
 #include "run/layers_peak.h"
 #include "run/sizes.h"
+#include "run/unsent.h"
 
 namespace fluoroscope::run {
 namespace {
@@ -111,25 +112,27 @@ Peak PeakOf(const RunPlan& plan) {
       if (capture.keep_seconds > 0) peak.handles += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
   }
   for (const std::vector<size_t>& batch : plan.Batches()) {
-    int64_t kept_logits = 0, logits = 0;
+    int64_t kept_logits = 0;
     for (const size_t index : batch) {
       const RowPlan& row = plan.rows[index];
       for (const KeepPlan& keep : row.keeps) kept += Elements(keep.place, row, arch) * ElementSize(keep.place, element_size);
       for (const KeepLogitsPlan& keep : row.keep_logits)
         kept_logits += static_cast<int64_t>(keep.positions.size()) * arch.vocabulary * static_cast<int64_t>(sizeof(float));
-      for (const CapturePlan& capture : row.captures)
-        if (capture.keep_seconds == 0) results += CaptureBytes(capture, row, arch, ElementSize(capture.place, element_size));
-      logits += LogitsBytes(row, arch, element_size);
     }
+    // What of the results is unsent, if the reader stops at the worst moment.
+    const BatchResults made = ResultsOf(plan, batch);
+    const bool holds = Pools(plan, batch, made, results);
+    const auto unsent = [&](int64_t all, int64_t piece) { return UnsentBytes(plan, all, (holds ? made.all() : piece) + made.shared); };
     const int64_t layers = std::max(LayersBytes(plan, batch, element_size, largest_keep), LensBytes(plan, batch, element_size));
-    peak.most = std::max(peak.most, kept + results + layers);
+    results += made.captures;
+    peak.most = std::max(peak.most, kept + unsent(results, made.captures_piece) + layers);
     kept += kept_logits;
-    results += logits;
-    peak.most = std::max(peak.most, kept + results + LogitsStepBytes(plan, batch, element_size));
+    results += made.logits;
+    peak.most = std::max(peak.most, kept + unsent(results, made.logits_piece) + LogitsStepBytes(plan, batch, element_size));
   }
   for (const RowPlan& row : plan.rows) {
     if (row.gradients.empty()) continue;
-    peak.most = std::max(peak.most, kept + results + GradientPeakBytes(row, *plan.model));
+    peak.most = std::max(peak.most, kept + GradientPeakBytes(plan, row, results));
     results += GradientResultBytes(row, arch);
   }
   peak.most += peak.handles;

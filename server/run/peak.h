@@ -16,8 +16,9 @@ struct Peak {
 };
 
 // A run's moments one after the other: each batch's layers, with what its edits and explicit attention add there, its lenses, and its
-// logits; with everything that was kept and made for the reply by then. Replies count as unsent. A slight upper bound: a row's captures
-// count from its batch's first layer on. tests/server/engine/estimate_test.cc compares it with the counting allocator.
+// logits; with everything that was kept and made for the reply by then. Of the reply, as much counts as unsent as can be, whenever the
+// reader stops (unsent.h): all of it, or a full buffer and what one piece of work adds. A slight upper bound: a row's captures count from
+// its batch's first layer on. tests/server/engine compares it with the counting allocator (estimate_test.cc, stopped_reader_test.cc).
 Peak PeakOf(const RunPlan& plan);
 
 // Lines whose logits metrics need whole: an upper bound, because they share lines.

@@ -6,6 +6,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -194,6 +195,8 @@ struct RunPlan {
   uint64_t given_bytes = 0;  // of tensors that edits were given, beyond what requests hold themselves
   size_t kept_values = 0;
   bool isolated = false;
+  // The run stops when more bytes than these are unsent, until its sink wants more. Without such a sink, everything may be unsent at once.
+  int64_t buffer_bytes = std::numeric_limits<int64_t>::max();
   std::vector<std::string> warnings;  // for the summary
 
   // Derives `stop` and `last_positions` of each row from what is read of it. Call once, when the rows are complete.

@@ -4,6 +4,7 @@
 
 #include "intervention/region.h"
 #include "obs/metrics.h"
+#include "run/unsent.h"
 
 namespace fluoroscope::run {
 
@@ -31,9 +32,12 @@ int64_t PlanRun::next_lines() const {
   return lines;
 }
 
+bool PlanRun::next_pools() const { return Pools(plan_, batches_.front(), ResultsOf(plan_, batches_.front()), results_); }
+
 std::vector<size_t> PlanRun::TakeBatch() {
   if (!std::exchange(began_, true)) TakeGiven();
   tokens_ += static_cast<uint64_t>(next_lines());
+  results_ += ResultsOf(plan_, batches_.front()).all();
   std::vector<size_t> rows = std::move(batches_.front());
   batches_.pop_front();
   return rows;
@@ -46,6 +50,7 @@ void PlanRun::GiveBack(std::vector<size_t> rows, std::unique_ptr<BatchRun> begun
   }
   batches_.push_front(std::move(rows));
   tokens_ -= static_cast<uint64_t>(next_lines());
+  results_ -= ResultsOf(plan_, batches_.front()).all();
 }
 
 bool PlanRun::Step() {

@@ -32,6 +32,8 @@ class PlanRun {
   // Whether a batch is to begin, and how many lines it has.
   bool between() const { return batch_ == nullptr && !batches_.empty(); }
   int64_t next_lines() const;
+  // Whether it is one for a pool.
+  bool next_pools() const;
 
   // The rows of the batch that is to begin. Somebody else runs them; or GiveBack.
   // The first batch, however it is run, takes the plan's given values with it.
@@ -58,6 +60,7 @@ class PlanRun {
   bool began_ = false;
   std::unique_ptr<BatchRun> batch_;  // running
   uint64_t tokens_ = 0;
+  int64_t results_ = 0;  // bytes, of the batches that have begun or were taken
 };
 
 }  // namespace fluoroscope::run

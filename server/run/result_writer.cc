@@ -74,6 +74,14 @@ void ResultWriter::Push(api::ForwardPart part) {
     held_->parts.push_back(std::move(part));
     return;
   }
+  if (auto* tensor = std::get_if<api::NamedTensor>(&part)) {
+    const void* const bytes = tensor->data.bytes.data();
+    auto let_go = [owner = std::move(tensor->data.owner), size = tensor->data.bytes.size(), released = released_](const void*) mutable {
+      *released += size;
+      owner.reset();
+    };
+    tensor->data.owner = std::shared_ptr<const void>(bytes, std::move(let_go));
+  }
   wants_more_ = sink_->Push(std::move(part)) && wants_more_;
 }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -63,6 +64,8 @@ class ResultWriter {
   std::vector<api::MetricValue>& metrics() { return metrics_; }
   std::vector<KeptCapture>& kept_captures() { return kept_captures_; }
   uint64_t captured_bytes() const { return captured_bytes_; }
+  // Bytes of pushed tensors that the sink has let go, counted just before they are freed; also after the writer's end.
+  std::shared_ptr<const std::atomic<uint64_t>> released() const { return released_; }
 
  private:
   struct Held {
@@ -77,6 +80,7 @@ class ResultWriter {
   void Send(const RowPlan& row, api::NamedTensor tensor, const std::vector<int64_t>& positions, const at::Tensor& value);
 
   std::shared_ptr<api::ForwardSink> sink_;
+  const std::shared_ptr<std::atomic<uint64_t>> released_ = std::make_shared<std::atomic<uint64_t>>(0);
   std::vector<api::MetricValue> metrics_;
   std::vector<KeptCapture> kept_captures_;
   uint64_t captured_bytes_ = 0;

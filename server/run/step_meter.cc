@@ -31,12 +31,16 @@ absl::StatusOr<bool> StepMeter::Step(const std::function<bool()>& piece) {
   // What other runs hold at this moment is not this run's; what it already held itself is added below.
   tensor::ResetPeak();
   const uint64_t live_before = tensor::Stats().work.live_bytes;
+  // Results are counted as released before they are freed, and both numbers read in this order here, and in the other one below: of what
+  // goes at that very moment nothing is taken for held, and some may be taken off twice.
+  held_bytes_ -= std::min(held_bytes_, Released() - released_seen_);
   const absl::Status status = tensor::GuardTorch([&] {
     const c10::InferenceMode no_gradients;
     while ((more = piece()) && Clock::now() - start < kStepTime) {
     }
   });
   run_ms_ += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  released_seen_ = Released();
   const tensor::AccountStats memory = tensor::Stats().work;
   peak_bytes_ = std::max(peak_bytes_, held_bytes_ + memory.peak_bytes - live_before);
   // Results that other threads sent and freed meanwhile make this a little small, never large.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,9 @@ class Result:
 class Server:
     """Owns one server process on free ports of the loopback."""
 
-    def __init__(self, models: dict[str, Path | tuple[Path, str]], folder: Path):
-        """`models`: the directory, or the directory and the dtype to cast to."""
-        config = 'grpc_address: "127.0.0.1:0"\nhttp_address: "127.0.0.1:0"\n'
+    def __init__(self, models: dict[str, Path | tuple[Path, str]], folder: Path, options: str = ""):
+        """`models`: the directory, or the directory and the dtype to cast to. `options`: more lines of the configuration."""
+        config = f'grpc_address: "127.0.0.1:0"\nhttp_address: "127.0.0.1:0"\n{options}\n'
         for name, model in models.items():
             path, dtype = (model, "") if isinstance(model, Path) else model
             config += f'models {{ name: "{name}" path: "{path}" dtype: "{dtype}" }}\n'
@@ -150,6 +151,7 @@ class Server:
                 raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.05)
         self.address = grpc_address(port_file)
+        self.http_address = http_address(port_file)
         self.channel = grpc.insecure_channel(self.address)
         grpc.channel_ready_future(self.channel).result(timeout=60)
         self._forward = self.channel.unary_stream(
@@ -177,6 +179,12 @@ class Server:
         )
         return call(request, timeout=60)
 
+    def metric(self, name: str) -> float:
+        """Of the server's /metrics, one without labels or with the labels written out."""
+        with urllib.request.urlopen(f"http://{self.http_address}/metrics", timeout=10) as reply:
+            lines = reply.read().decode().splitlines()
+        return float(next(line.rpartition(" ")[2] for line in lines if line.rpartition(" ")[0] == name))
+
     def sites(self, model: str) -> dict[str, models_pb2.Site]:
         return {site.name: site for site in self._get_model(models_pb2.GetModelRequest(model=model), timeout=60).sites}
 
@@ -199,3 +207,8 @@ def grpc_address(port_file: Path) -> str:
     """The port file has lines grpc=PORT and http=PORT."""
     ports = dict(line.split("=") for line in port_file.read_text().split())
     return f"127.0.0.1:{ports['grpc']}"
+
+
+def http_address(port_file: Path) -> str:
+    ports = dict(line.split("=") for line in port_file.read_text().split())
+    return f"127.0.0.1:{ports['http']}"

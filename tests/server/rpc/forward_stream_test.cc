@@ -182,17 +182,24 @@ TEST(ForwardStreamTest, WhatIsUnsentIsKnownAtEachMessage) {
   std::vector<bool> at_resume;
   stream.OnDrain([&] { at_resume.push_back(stream.AllSent()); });
   EXPECT_TRUE(stream.AllSent());
-  EXPECT_FALSE(stream.Push(TensorOf("a", std::string(12 * kMiB, 'a'))));
+  EXPECT_TRUE(stream.Push(TensorOf("a", std::string(8 * kMiB, 'a'))));
+  EXPECT_TRUE(stream.WantsMore());
+  EXPECT_FALSE(stream.Push(TensorOf("c", std::string(4 * kMiB, 'c'))));
+  EXPECT_FALSE(stream.WantsMore());
   config::Limits limits;
   obs::Metrics metrics;
   ServerState state(limits, metrics);
   grpc::CallbackServerContext context;
   Call call(state, context, "Inference.Forward");
-  while (at_resume.empty()) {
+  int messages = 0;
+  for (; at_resume.empty(); ++messages) {
+    EXPECT_FALSE(stream.WantsMore());
     ASSERT_TRUE(stream.Take(call).message.has_value());
     stream.Sent();
   }
+  EXPECT_EQ(messages, 1 + 5) << "a tensor's memory is held, and so unsent, until its last byte has left";
   EXPECT_EQ(at_resume, std::vector<bool>{false}) << "it wants more, and holds something yet";
+  EXPECT_TRUE(stream.WantsMore());
   EXPECT_TRUE(stream.Push(TensorOf("b", std::string(2 * kMiB, 'b'))));
   stream.Finish(absl::OkStatus());
   EXPECT_FALSE(stream.AllSent());
