@@ -88,13 +88,15 @@ int main(int argc, char** argv) {
   request.add_prompts()->mutable_tokens()->add_ids(kToken);
   request.mutable_logits()->set_top_k(1);
 
+  const int threads = static_cast<int>(Must(client.Forward(request)).header.provenance().threads());
+
   std::vector<double> server, device, bare, products;
   std::barrier turns(2);
   // Like the server's executor: a thread of its own, placed on a core with its helpers, so that the client's thread is not.
   std::jthread computing([&] {
     const c10::InferenceMode no_gradients;
     const std::shared_ptr<const model::Model> m = Must(model::Model::Load(argv[3], {}));
-    at::set_num_threads(static_cast<int>(std::thread::hardware_concurrency()));
+    at::set_num_threads(threads);
     fluoroscope::tensor::PlaceComputeThreads();
     const auto line = [&](int64_t size) { return at::ones({1, size}); };
     const model::BlockWeights& block = m->weights.blocks.front();
