@@ -91,7 +91,7 @@ def _captures(lens: TransformerLens, client: fs.Client, ids: torch.Tensor, round
            f"pass without captures takes {times['forward']:.3f} s. That leaves {allowed - times['forward']:.3f} s to copy, hash, send, receive and check {size:.0f} MiB, which takes "
            f"{extra:.3f} s here. Processor time with captures: {processor['ours'].server:.2f} s of the server and {processor['ours'].client:.2f} s of the client; without: "
            f"{processor['forward'].server:.2f} s and {processor['forward'].client:.2f} s. So the captures cost {server:.2f} s there and {python:.2f} s here, together "
-           f"{server + python:.2f} s, of the {2 * extra:.2f} s that two cores have in the time that is added; they are busy with the forward pass otherwise.")
+           f"{server + python:.2f} s, of the {2 * extra:.2f} s that two cores have in the time that is added.")
     return Row("8×128 with all resid_pre, attn_out, mlp_out at the Python client (TransformerLens also computes all logits, as it always does)",
                f"TransformerLens {times['lens']:.3f} s", f"{times['ours']:.3f} s", times["lens"] / times["ours"], "× faster", "≥ 1.7",
                times["lens"] >= 1.7 * times["ours"], why)
