@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import fluoroscope as fs
 from contenders import TransformerLens, Transformers
 from report import Row
+from scrape import ProcessorTime
 from timing import alternate, medians
 
 IOI = "When John and Mary went to the shops, John gave the bag to"
@@ -24,7 +26,7 @@ def measure(directory: Path, rounds: int) -> list[Row]:
         short = model.tokenize(IOI)
         many = torch.randint(0, model.info.vocabulary, (8, 128), generator=torch.Generator().manual_seed(0))
         _agree(hf, lens, model, short)
-        return [_last_logits(hf, model, many, rounds), _captures(lens, model, many, rounds), _short(hf, lens, model, short, 4 * rounds)]
+        return [_last_logits(hf, model, many, rounds), _captures(lens, client, many, rounds), _short(hf, lens, model, short, 4 * rounds)]
 
 
 def serve(directory: Path, sink_mib: int = 64) -> fs.Client:
@@ -61,22 +63,35 @@ def _last_logits(hf: Transformers, model: fs.Model, ids: torch.Tensor, rounds: i
                times["ours"] / times["transformers"], "× transformers' time", "≤ 0.95", times["ours"] <= 0.95 * times["transformers"])
 
 
-def _captures(lens: TransformerLens, model: fs.Model, ids: torch.Tensor, rounds: int) -> Row:
+def _captures(lens: TransformerLens, client: fs.Client, ids: torch.Tensor, rounds: int) -> Row:
+    model = client.model("smollm2-135m")
     rows, layers = ids.tolist(), model.info.layers
     names = {f"blocks.{layer}.{site}" for layer in range(layers) for site in SITES}
     globs = [f"blocks.*.{site}" for site in SITES]
     product = torch.randn(2048, 2048)
+    processor = {"ours": ProcessorTime(client), "forward": ProcessorTime(client)}
+
+    def call(name: str, names_filter: list[str], logits: str | None) -> float:
+        with processor[name]:
+            start = time.perf_counter()
+            void(model.run_with_cache(rows, names_filter=names_filter, logits=logits))
+            return time.perf_counter() - start
+
     times = medians(alternate({
-        "ours": lambda: void(model.run_with_cache(rows, names_filter=globs, logits=None)),
+        "ours": lambda: call("ours", globs, None),
         "lens": lambda: void(lens.cache(ids, names)),
-        "forward": lambda: void(model.run_with_cache(rows, names_filter=[], logits="last")),
+        "forward": lambda: call("forward", [], "last"),
         "peak": lambda: void(product @ product),
     }, rounds))
     estimate = model.estimate(rows, names_filter=globs, logits=None)
     floor, allowed, size = estimate.flops / (2 * 2048**3 / times["peak"]), times["lens"] / 1.7, estimate.reply_bytes / 2**20
+    extra = times["ours"] - times["forward"]
+    server, python = (getattr(processor["ours"], side) - getattr(processor["forward"], side) for side in ("server", "client"))
     why = (f"the goal leaves {allowed:.3f} s. The matrix products alone, {estimate.flops / 1e9:.0f} GFLOP, take {floor:.3f} s at the speed of a 2048³ product; the server's forward "
            f"pass without captures takes {times['forward']:.3f} s. That leaves {allowed - times['forward']:.3f} s to copy, hash, send, receive and check {size:.0f} MiB, which takes "
-           f"{times['ours'] - times['forward']:.3f} s here: both cores compute meanwhile.")
+           f"{extra:.3f} s here. Processor time with captures: {processor['ours'].server:.2f} s of the server and {processor['ours'].client:.2f} s of the client; without: "
+           f"{processor['forward'].server:.2f} s and {processor['forward'].client:.2f} s. So the captures cost {server:.2f} s there and {python:.2f} s here, together "
+           f"{server + python:.2f} s, of the {2 * extra:.2f} s that two cores have in the time that is added.")
     return Row("8×128 with all resid_pre, attn_out, mlp_out at the Python client (TransformerLens also computes all logits, as it always does)",
                f"TransformerLens {times['lens']:.3f} s", f"{times['ours']:.3f} s", times["lens"] / times["ours"], "× faster", "≥ 1.7",
                times["lens"] >= 1.7 * times["ours"], why)

@@ -3,8 +3,6 @@
 // Prints one line for each measurement, its name and then its values in milliseconds:
 //   together K    K users at once, each with an intervention of its own on the same prompt: until all have their answer
 //   apart K       the same requests one after the other; the two take turns
-//   overhead      a request of one token: its latency less the time that the server says it ran on the device
-//   bare          that time
 //   idle, beside  latencies of a short request on an idle server, and while another user's sweep runs
 #include <algorithm>
 #include <atomic>
@@ -17,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/user_request.h"
 #include "client/client.h"
 
 namespace fs = fluoroscope::client;
@@ -24,58 +23,7 @@ namespace v1 = fluoroscope::v1;
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr char kPrompt[] = "When John and Mary went to the shops, John gave the bag to";
-
-double MillisecondsSince(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
-
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "%s\n", value.status().ToString().c_str());
-  std::exit(1);
-}
-
-void Print(const std::string& name, const std::vector<double>& values) {
-  std::printf("%s", name.c_str());
-  for (const double value : values) std::printf(" %.4f", value);
-  std::printf("\n");
-  std::fflush(stdout);
-}
-
-void SetTensor(v1::Tensor* tensor, const std::vector<float>& values) {
-  tensor->set_dtype(v1::DTYPE_F32);
-  tensor->add_shape(static_cast<int64_t>(values.size()));
-  tensor->set_data(values.data(), values.size() * sizeof(float));
-}
-
-// What user number n wants to know: another layer, kind and position for each.
-v1::ForwardRequest RequestOf(const std::string& model, size_t user, const v1::ModelInfo& info) {
-  v1::ForwardRequest request;
-  request.set_model(model);
-  request.add_prompts()->set_text(kPrompt);
-  v1::Intervention* edit = request.add_interventions();
-  const size_t layer = user % info.layers();
-  const char* const sites[] = {".hook_resid_mid", ".hook_mlp_out", ".attn.hook_z", ".hook_resid_pre"};
-  edit->mutable_select()->add_sites("blocks." + std::to_string(layer) + sites[user % 4]);
-  edit->mutable_select()->mutable_positions()->add_items()->set_index(static_cast<int32_t>(user % 13));
-  if (user % 4 == 0) {
-    std::vector<float> direction(info.d_model());
-    for (size_t i = 0; i < direction.size(); ++i) direction[i] = 0.1F * std::sin(static_cast<float>(i * (user + 1)));
-    SetTensor(edit->mutable_add()->mutable_value(), direction);
-  } else if (user % 4 == 1) {
-    edit->mutable_zero();
-  } else {
-    edit->mutable_scale()->set_factor(0.5 + 0.01 * static_cast<double>(user));
-  }
-  v1::Metric* metric = request.add_metrics();
-  metric->set_name("Mary - John");
-  metric->mutable_logit_difference()->add_right()->set_text(" Mary");
-  metric->mutable_logit_difference()->add_wrong()->set_text(" John");
-  request.mutable_logits()->set_top_k(5);
-  return request;
-}
+using namespace fluoroscope::bench;  // NOLINT(google-build-using-namespace): a program of its own
 
 class Users {
  public:
@@ -144,23 +92,6 @@ void ManyAtOnce(const std::string& target, const std::string& model, int rounds)
   }
 }
 
-void Overhead(const fs::Client& client, const std::string& model, int rounds) {
-  v1::ForwardRequest request;
-  request.set_model(model);
-  request.add_prompts()->mutable_tokens()->add_ids(1);
-  request.mutable_logits()->set_top_k(1);
-  std::vector<double> overhead, bare;
-  for (int i = 0; i < 20 * rounds; ++i) {
-    const Clock::time_point start = Clock::now();
-    const fs::ForwardResult result = Must(client.Forward(request));
-    const double time = MillisecondsSince(start);
-    overhead.push_back(time - result.summary.run_ms());
-    bare.push_back(result.summary.run_ms());
-  }
-  Print("overhead", overhead);
-  Print("bare", bare);
-}
-
 std::vector<double> Latencies(const fs::Client& client, const v1::ForwardRequest& request, int count) {
   std::vector<double> times;
   for (int i = 0; i < count; ++i) {
@@ -209,6 +140,5 @@ int main(int argc, char** argv) {
   const fs::Client client = Must(fs::Client::Connect(target));
   const v1::ModelInfo info = Must(client.GetModel(model)).info();
   ManyAtOnce(target, model, rounds);
-  Overhead(client, model, rounds);
   BesideASweep(target, model, info, rounds);
 }

@@ -7,19 +7,13 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import torch
 
 from forward import IOI, serve, void
 from report import Row
-
-
-def metric(client: object, name: str) -> float:
-    address = client.server.http_address  # type: ignore[attr-defined]
-    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read().decode()
-    return float(next(line.rsplit(" ", 1)[1] for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name))
+from scrape import metric
 
 
 def libtorch_alone() -> float:

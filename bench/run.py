@@ -39,7 +39,7 @@ def main() -> int:
     parts = {
         "forward": lambda: forward.measure(directory, options.rounds),
         "sweep": lambda: sweep.measure(directory, options.rounds),
-        "generate": lambda: generate.measure(directory, options.rounds),
+        "generate": lambda: generate.measure(directory, BUILD, options.rounds),
         "users": lambda: users.measure(directory, BUILD, options.rounds),
         "transport": lambda: transport.measure(directory, BUILD, options.rounds),
         "process": lambda: process.start_and_memory(directory, options.rounds) + process.busy_neighbour(directory, options.rounds),

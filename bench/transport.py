@@ -23,8 +23,8 @@ from fluoroscope.wire import read_reply
 
 import machine
 from forward import serve
-from process import metric
 from report import Row
+from scrape import metric
 
 FORWARD = "/fluoroscope.v1.Inference/Forward"
 MIB = 2**20
