@@ -51,6 +51,7 @@ SPECS: dict[str, Spec] = {
     "mqa-head20": Spec("llama", llama(hidden_size=80, num_key_value_heads=1)),
     "gqa-head24-own": Spec("llama", llama(head_dim=24, num_key_value_heads=2), in_transformer_lens=False),
     "biases": Spec("llama", llama(attention_bias=True, mlp_bias=True, num_key_value_heads=2), in_transformer_lens=False),
+    "mha-head14": Spec("llama", llama(hidden_size=42, num_attention_heads=3, num_key_value_heads=3, intermediate_size=37)),
     "rope-linear-old": Spec("llama", llama(rope_parameters={"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}),
                             old_rope_spelling=True, in_transformer_lens=False),
     "rope-linear-new": Spec("llama", llama(rope_parameters={"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}),
@@ -63,6 +64,7 @@ SPECS: dict[str, Spec] = {
     "two-inner-relu": Spec("gpt2", gpt2(n_inner=70, activation_function="relu"), in_transformer_lens=False),
     "two-gelu-sharded": Spec("gpt2", gpt2(activation_function="gelu", n_head=2), shards=True),
     "two-untied-head20": Spec("gpt2", gpt2(n_embd=80, tie_word_embeddings=False, n_layer=2)),
+    "two-head15": Spec("gpt2", gpt2(n_embd=45, n_head=3)),
     "two-unscaled-silu": Spec("gpt2", gpt2(scale_attn_weights=False, activation_function="silu")),
 }  # fmt: skip
 

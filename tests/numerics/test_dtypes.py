@@ -17,6 +17,7 @@ from .serving import ALL_LOGITS, Server, capture
 IDS = [0, 17, 42, 250, 42, 7, 133, 299, 64, 5, 81]
 # Steps of 2^-8 and 2^-11 in every weight and value, through three layers.
 LIMITS = {"bf16": 0.03, "f16": 0.004}
+NATIVE = {"bf16": tensor_pb2.DTYPE_BF16, "f16": tensor_pb2.DTYPE_F16}
 BASES = ["gqa-tied-sharded", "two"]
 
 
@@ -42,6 +43,7 @@ def test_half_precision_files_cast_to_f32(halves, paths, base, dtype):
     name = f"{base}-{dtype}"
     expected = trace(weights_of(load(paths[name])), IDS)
     result = halves.forward(f"{name}-as-f32", [IDS], captures=[capture("*")], logits=ALL_LOGITS)
+    assert {header.dtype for header, _ in result.reply.tensors} == {tensor_pb2.DTYPE_F32}
     assert_close(result.get("logits"), expected.logits, TINY, "logits")
     for site, value in expected.sites.items():
         assert_close(result.get(site), value, TINY, site)
@@ -54,7 +56,9 @@ def test_half_precision_arithmetic(halves, paths, base, dtype):
     expected = trace(weights_of(load(paths[name])), IDS)
     result = halves.forward(name, [IDS], captures=[capture(["blocks.*.hook_resid_post", "blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"])], logits=ALL_LOGITS)
     assert result.reply.header.provenance.dtype == dtype
+    assert len(result.sites()) == 9
     for header, raw in result.reply.tensors:
+        assert header.dtype == NATIVE[dtype], f"{header.name} came as {tensor_pb2.DType.Name(header.dtype)}"
         value = widened(header.dtype, raw)
         assert_vectors_alike(value, expected.logits if header.name == "logits" else expected.sites[header.name], LIMITS[dtype], header.name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,9 @@ from .serving import ALL_LOGITS, capture, copy
 A = [0, 17, 42, 250, 42, 7, 133, 299, 64, 5, 81]
 B = [5, 6, 7, 8, 9]
 C = [0, 17, 42, 250, 42, 7, 133, 1, 2, 3, 4]
+D = [0, 9, 8, 7, 250, 251, 31, 32, 33, 6, 5]
+# Their sums do not depend on the other rows, whether the 38 lines of A, B, C and D are in a batch or fewer; a library's may.
+PRODUCTS_OF_OUR_OWN = "avx512f" in Path("/proc/cpuinfo").read_text()
 MODELS = ["gqa-tied-sharded", "two", "mqa-head20", "rope-bands-new"]
 
 
@@ -49,6 +54,29 @@ def test_editing_one_row_leaves_the_bits_of_the_others_alone(server, name, site)
         np.testing.assert_array_equal(first.get("logits", row), second.get("logits", row))
         for hook, value in first.sites(row).items():
             np.testing.assert_array_equal(second.sites(row)[hook], value, err_msg=hook)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("site", ["hook_resid_pre", "attn.hook_z", "attn.hook_pattern", "mlp.hook_post"])
+def test_a_copy_leaves_the_bits_of_uninvolved_rows_alone(server, name, site):
+    """The source runs in an earlier batch, so the others' batch is that of a request without it. The row law covers the difference to a request with
+    it; alone (`isolated`) there is none."""
+
+    def run(rows, copies, **how):
+        edits = [copy(f"blocks.1.{site}", row=3, to=0, at=[4, 8])] if copies else []
+        return server.forward(name, rows, interventions=edits, captures=[capture("*", rows=[1, 2])], logits=ALL_LOGITS, **how)
+
+    copied, plain, without = run([A, B, C, D], True), run([A, B, C, D], False), run([A, B, C], False)
+    assert np.abs(copied.get("logits", 0) - plain.get("logits", 0)).max() > 1e-3
+    isolated = run([A, B, C, D], True, isolated=True), run([A, B, C, D], False, isolated=True)
+    for row in (1, 2):
+        for hook in ["logits", *plain.sites(row)]:
+            np.testing.assert_array_equal(copied.get(hook, row), without.get(hook, row), err_msg=hook)
+            np.testing.assert_array_equal(isolated[0].get(hook, row), isolated[1].get(hook, row), err_msg=hook)
+            if PRODUCTS_OF_OUR_OWN:
+                np.testing.assert_array_equal(copied.get(hook, row), plain.get(hook, row), err_msg=hook)
+            else:
+                assert_close(copied.get(hook, row), plain.get(hook, row), ALONE, hook)
 
 
 @pytest.mark.parametrize("name", MODELS)

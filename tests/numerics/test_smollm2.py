@@ -77,17 +77,60 @@ def assert_scores_close(got: np.ndarray, expected: dict, layer: str) -> None:
     assert (np.abs(got[visible] - scores[visible]) <= VECTOR * size[visible]).all(), f"layer {layer}"
 
 
-def test_row_law(smollm2, everything):
+@pytest.mark.parametrize("row", range(1 + len(OTHERS)))
+def test_row_law(smollm2, row):
     """The same row alone and among others of other lengths: every site, at every position."""
-    alone = smollm2.forward(SMOLLM2, [CLEAN], captures=[capture("*")], logits=ALL_LOGITS)
-    assert np.abs(alone.get("logits") - everything.get("logits")).max() <= LOGIT
-    among = everything.sites()
+    together = smollm2.forward(SMOLLM2, [CLEAN, *OTHERS], captures=[capture("*", rows=[row])], logits=ALL_LOGITS)
+    alone = smollm2.forward(SMOLLM2, [[CLEAN, *OTHERS][row]], captures=[capture("*")], logits=ALL_LOGITS)
+    assert np.abs(alone.get("logits") - together.get("logits", row)).max() <= LOGIT
+    among = together.sites(row)
     assert set(alone.sites()) == set(among)
     for site, value in alone.sites().items():
         if site.endswith("attn_scores"):
             assert_scores_close(value, among, site.split(".")[1])
         else:
             assert_vectors_close(value, among[site], VECTOR, site)
+
+
+def test_hooks_on_one_row_leave_the_bits_of_other_rows_alone(smollm2, everything):
+    """What is read of a row, and an edit that reads no other row: the batch stays as it is."""
+    plain = smollm2.forward(SMOLLM2, [CLEAN, *OTHERS], logits=ALL_LOGITS)
+    zeroed = smollm2.forward(
+        SMOLLM2, [CLEAN, *OTHERS], interventions=[edit("blocks.10.hook_resid_pre", rows=[0], zero=plan_pb2.Zero())], logits=ALL_LOGITS
+    )
+    assert np.abs(zeroed.get("logits", 0) - plain.get("logits", 0)).max() > 1
+    for row in range(1, 1 + len(OTHERS)):
+        np.testing.assert_array_equal(everything.get("logits", row), plain.get("logits", row))
+        np.testing.assert_array_equal(zeroed.get("logits", row), plain.get("logits", row))
+
+
+def test_a_copy_changes_the_batch_of_other_rows_and_nothing_else(smollm2):
+    """Its source runs in an earlier batch. The others then have the bits of a request without that row; the row law covers the difference to a request
+    with it, and for isolated rows there is none."""
+    rows, source, others = [CLEAN, *OTHERS], 3, (1, 2, 4)
+    assert rows[source] == CORRUPT
+    edits = [copy("blocks.10.hook_resid_pre", row=source, to=0)]
+    plain, alone = (smollm2.forward(SMOLLM2, rows, logits=ALL_LOGITS, isolated=isolated) for isolated in (False, True))
+    copied, copied_alone = (smollm2.forward(SMOLLM2, rows, interventions=edits, logits=ALL_LOGITS, isolated=isolated) for isolated in (False, True))
+    without = smollm2.forward(SMOLLM2, rows[:source] + rows[source + 1 :], logits=ALL_LOGITS)
+    assert np.abs(copied.get("logits", 0) - plain.get("logits", 0)).max() > 1
+    for row in others:
+        assert np.abs(copied.get("logits", row) - plain.get("logits", row)).max() <= LOGIT
+        np.testing.assert_array_equal(copied.get("logits", row), without.get("logits", row - (row > source)))
+        np.testing.assert_array_equal(copied_alone.get("logits", row), alone.get("logits", row))
+    assert np.abs(copied.get("logits", source) - plain.get("logits", source)).max() <= LOGIT
+    np.testing.assert_array_equal(copied_alone.get("logits", source), alone.get("logits", source))
+
+
+def test_what_is_read_in_the_last_layer_decides_how_many_lines_it_has(smollm2):
+    """Only positions that are read go through all of it: 5 lines here, or 49, which is where products take another way."""
+    rows, asked = [CLEAN, *OTHERS], [capture("blocks.29.hook_resid_post", rows=[0, 3, 4])]
+    for isolated in (False, True):
+        plain = smollm2.forward(SMOLLM2, rows, logits=logits(), isolated=isolated)
+        looked_at = smollm2.forward(SMOLLM2, rows, captures=asked, logits=logits(), isolated=isolated)
+        for row in (1, 2):
+            difference = np.abs(looked_at.get("logits", row) - plain.get("logits", row)).max()
+            assert difference <= (0 if isolated else LOGIT)
 
 
 def test_identities_hold_at_every_layer(everything, smollm2_torch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from . import lens
 from .checkpoints import SPECS
@@ -32,6 +33,22 @@ def test_every_site_and_the_logits_equal_the_reference(server, weights, name):
         assert set(got) == set(expected.sites)
         for site, value in expected.sites.items():
             assert_close(got[site], value, TINY, f"{name} row {row} {site}")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_logits_residual_and_patterns_equal_transformers(server, checkpoint, name):
+    """Directly, without the reference in between: eager attention, each row by itself."""
+    model = checkpoint(name).model
+    layers = range(model.config.num_hidden_layers)
+    result = server.forward(name, ROWS, captures=[capture(["blocks.*.hook_resid_pre", "blocks.*.attn.hook_pattern"])], logits=ALL_LOGITS)
+    for row, ids in enumerate(ROWS):
+        with torch.no_grad():
+            theirs = model(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+        assert len(theirs.attentions) == len(layers)
+        assert_close(result.get("logits", row), theirs.logits[0], TINY, f"{name} row {row} logits")
+        for layer in layers:
+            for hook, value in (("hook_resid_pre", theirs.hidden_states[layer]), ("attn.hook_pattern", theirs.attentions[layer])):
+                assert_close(result.get(f"blocks.{layer}.{hook}", row), value[0], TINY, f"{name} row {row} layer {layer} {hook}")
 
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.in_transformer_lens])

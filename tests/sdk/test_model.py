@@ -236,7 +236,8 @@ def test_a_patch_that_restores_what_another_changed_does_not_warn(model):
         (lambda m: m.run_with_cache([49152], names_filter="hook_embed"), fs.InvalidArgumentError, ["49152", "49151"]),
         (lambda m: m.run_with_cache("x", names_filter="hook_embed", positions=5), fs.InvalidArgumentError, ["5"]),
         (lambda m: m.run_with_cache("x", "blocks.0.attn.hook_z", heads=9), fs.InvalidArgumentError, ["9", "8"]),
-        (lambda m: m.run_with_hooks("x", metrics=[fs.metrics.logit_diff(" Marytown", " John")]), fs.InvalidArgumentError, [" Mary", "town"]),
+        (lambda m: m.run_with_hooks("x", metrics=[fs.metrics.logit_diff(" Marytown", " John")]), fs.InvalidArgumentError,
+         ["' Marytown' is 2 tokens (' Mary', 'town'); exactly one is needed"]),
     ],
 )
 def test_what_is_wrong_is_said_with_what_is_allowed(model, call, error, words):

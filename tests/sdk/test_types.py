@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import fluoroscope as fs
@@ -65,6 +66,34 @@ def test_help_names_every_option_with_its_default(method):
 def test_every_option_is_explained(method, options):
     explained = inspect.getdoc(method).partition("Args:")[2]
     assert [name for name in options.__annotations__ if name not in explained] == []
+
+
+def documented() -> dict[str, object]:
+    """Everything public by name: what `fs.__all__` lists and, in the modules among it, their own functions and classes; of classes, the methods and
+    properties, inherited ones too."""
+    found = {}
+    for name in fs.__all__:
+        value = getattr(fs, name)
+        inside = {f"{name}.{key}": item for key, item in vars(value).items() if getattr(item, "__module__", "") == value.__name__} if inspect.ismodule(value) else {}
+        found |= {key: item for key, item in ({name: value} | inside).items() if not key.rpartition(".")[2].startswith("_")}
+    for name, value in list(found.items()):
+        for owner in value.__mro__ if inspect.isclass(value) else ():
+            members = vars(owner) if owner.__module__.partition(".")[0] == "fluoroscope" else {}
+            plain = {key: getattr(item, "__func__", item) for key, item in members.items() if not key.startswith("_")}  # of class and static methods
+            found |= {f"{name}.{key}": item for key, item in plain.items() if inspect.isfunction(item) or isinstance(item, property | cached_property)}
+    return found
+
+
+def test_everything_public_is_documented():
+    found = documented()
+    assert {"connect", "Model", "Model.run_with_hooks", "Model.tokenize", "TopToken.probability", "metrics.logit_diff", "errors.FluoroscopeError"} <= found.keys()
+    made_up = {name for name, value in found.items() if (value.__doc__ or "").startswith(name.rpartition(".")[2] + "(")}  # by dataclass
+    assert [name for name, value in found.items() if not value.__doc__ or name in made_up] == []
+
+
+@pytest.mark.parametrize("section", ["Args", "Returns", "Raises", "Warns"])
+def test_a_run_says_what_it_takes_gives_and_refuses(section):
+    assert f"\n{section}:\n" in inspect.getdoc(fs.Model.run_with_hooks)
 
 
 def mypy(cache: Path, *files: object) -> str:

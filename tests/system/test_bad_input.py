@@ -122,7 +122,8 @@ TABLE = {
     "directions of another size": (lambda: directions(1.0, 2.0), INVALID, ["48"]),
     "directions that lie about their size": (lambda: directions(1.0, shape=[1, 48]), INVALID, ["4 bytes", "192"]),
     "directions with a huge shape": (lambda: directions(1.0, shape=[2**62, 2**62]), INVALID, ["64 bits"]),
-    "answer of two tokens": (lambda: difference({"text": " zzz qqq"}, {"id": 1}), INVALID, [" zzz qqq", "tokens"]),
+    "answer of two tokens": (lambda: difference({"text": "Mary"}, {"id": 1}), INVALID,
+                             ["metrics[0].logit_difference.right[0]: 'Mary' is 2 tokens ('Mar', 'y'); exactly one is needed"]),
     "empty answer": (lambda: difference({"text": ""}, {"id": 1}), INVALID, ["right[0].text is empty"]),
     "answer out of range": (lambda: difference({"id": 400}, {"id": 1}), INVALID, ["400"]),
     "metric without kind": (lambda: request(metrics=[{"name": "d"}]), INVALID, ["metrics[0].kind is empty"]),
@@ -187,28 +188,48 @@ TABLE = {
 }  # fmt: skip
 
 
-def serves(client):
-    summary, tensors = client.forward(request(capture={"select": {"sites": ["blocks.*.hook_resid_pre"]}}, logits={"top_k": 3}), timeout=30)
-    assert len(tensors) == 3 + 3
-    header, data = tensors["blocks.2.hook_resid_pre", 0]
-    assert header.layer == 2 and header.shape[1] == 48 and len(data) == header.shape[0] * 48 * 4
-    assert summary.tokens == header.shape[0]
-
-
 @pytest.fixture(scope="module")
 def client(shared_server):
     return shared_server.client()
 
 
+def answer(client):
+    """What a correct request is answered with: tensors by name and row, as (dtype, shape, positions, bytes)."""
+    summary, tensors = client.forward(request(capture={"select": {"sites": ["blocks.*.hook_resid_pre"]}}, logits={"top_k": 3}), timeout=30)
+    header, _ = tensors["blocks.2.hook_resid_pre", 0]
+    assert summary.tokens == header.shape[0] and header.layer == 2
+    return {key: (header.dtype, list(header.shape), list(header.positions), data) for key, (header, data) in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def truth(client):
+    """The answer before anything bad came."""
+    return answer(client)
+
+
+def test_the_answer_is_no_trivial_one(truth):
+    layers = {data for (name, _), (*_, data) in truth.items() if name.endswith("hook_resid_pre")}
+    assert len(truth) == 3 + 3 and len(layers) == 3
+    for name in ("blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"):
+        _, shape, positions, data = truth[name, 0]
+        values = struct.unpack(f"<{shape[0] * 48}f", data)
+        assert shape == [len(positions), 48] and len(set(values)) > 100 and all(map(math.isfinite, values))
+
+
+def serves(client, truth):
+    """The same request has the same answer, bit for bit: it is alone on the server."""
+    assert answer(client) == truth
+
+
 @pytest.mark.parametrize("case", TABLE)
-def test_bad_request(client, case):
+def test_bad_request(client, truth, case):
     make, code, words = TABLE[case]
     with pytest.raises(grpc.RpcError) as error:
         client.forward(make(), timeout=30)
     assert error.value.code() == code, error.value.details()
     for word in words:
         assert word in error.value.details()
-    serves(client)
+    serves(client, truth)
 
 
 @pytest.mark.parametrize("case", [name for name in TABLE if name != "oversized message"])
@@ -234,11 +255,11 @@ def test_detokenize_refuses_ids_out_of_range(client):
     assert error.value.code() == INVALID and "4000" in error.value.details()
 
 
-def test_malformed_principal(client):
+def test_malformed_principal(client, truth):
     with pytest.raises(grpc.RpcError) as error:
         client.forward(request(), metadata=[("x-fluoroscope-principal", "a b")])
     assert error.value.code() == INVALID and "x-fluoroscope-principal" in error.value.details()
-    serves(client)
+    serves(client, truth)
 
 
 def test_malformed_priority(client):
@@ -250,7 +271,7 @@ def test_malformed_priority(client):
 
 @pytest.mark.parametrize("port", ["grpc_address", "http_address"])
 @pytest.mark.parametrize("garbage", [b"\x00" * 100, b"\xff" * 100_000, b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x80" * 5000, b"{"])
-def test_garbage_on_the_ports(shared_server, client, port, garbage):
+def test_garbage_on_the_ports(shared_server, client, truth, port, garbage):
     host, number = getattr(shared_server, port).split(":")
     with socket.create_connection((host, int(number)), timeout=10) as connection:
         try:
@@ -259,5 +280,5 @@ def test_garbage_on_the_ports(shared_server, client, port, garbage):
             connection.recv(4096)
         except OSError:
             pass  # refused or ignored, as it likes
-    serves(client)
+    serves(client, truth)
     assert shared_server.http("/healthz")[0] == 200

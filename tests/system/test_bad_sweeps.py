@@ -54,7 +54,8 @@ TABLE = {
     "map outside the source": (lambda: sweep(pairs=[pair(source_positions=[0, 1, 2, 3, 4, 6])]), INVALID, ["source_positions: 6", "0 to 5", "-1"]),
     "no metric": (lambda: sweep(metrics=[]), INVALID, ["metrics is empty"]),
     "unknown metric token": (lambda: sweep(metrics=[metric({"id": 400})]), INVALID, ["metrics[0].logit_difference.right[0]", "token id 400", "vocabulary of 400"]),
-    "metric token of several pieces": (lambda: sweep(metrics=[metric({"text": " zzz qqq"})]), INVALID, ["metrics[0]", " zzz qqq", "tokens"]),
+    "metric token of several pieces": (lambda: sweep(metrics=[metric({"text": "Mary"})]), INVALID,
+                                       ["metrics[0].logit_difference.right[0]: 'Mary' is 2 tokens ('Mar', 'y'); exactly one is needed"]),
     "metric at several positions": (lambda: sweep(metrics=[metric(positions=positions(1, 2))]), INVALID, ["metrics[0].positions are 2", "one position"]),
     "metric twice": (lambda: sweep(metrics=[metric(), metric()]), INVALID, ["'diff' is given 2 times", "each metric once"]),
     "metric that is no logit's": (lambda: sweep(metrics=[{"name": "d", "read_out": {"site": "ln_final.hook_normalized", "direction": {

@@ -256,7 +256,7 @@ def test_queue_full(start, busy):
         call.cancel()
     outcomes = [result() for _, result in calls]
     full = [outcome for outcome in outcomes if outcome["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert full and all("2" in outcome["details"] for outcome in full)
+    assert full and all("the queue is full: 2 requests are waiting and at most 2 may" in outcome["details"] for outcome in full), full
     assert eventually(lambda: not running(server))
     client.forward(small("busy"), timeout=20)
 

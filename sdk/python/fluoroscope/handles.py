@@ -160,6 +160,7 @@ class Handles(Mapping[str, "Handle | tuple[Handle, ...]"]):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all of them on the server."""
         return sum(handle.nbytes for handle in self._all)
 
     def renew(self, ttl: int = 600) -> None:

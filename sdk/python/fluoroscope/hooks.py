@@ -35,10 +35,12 @@ class Hook:
 
     @classmethod
     def of(cls, site: models_pb2.Site) -> Hook:
+        """From the wire's message."""
         return cls(site.name, site.equation, tuple(site.axes), tuple(site.shape), site.readable, site.editable, site.unavailable_because, site.has_gradient)
 
     @property
     def in_block(self) -> bool:
+        """Whether each layer has one: the name then has "{l}" in it."""
         return "{l}" in self.name
 
 

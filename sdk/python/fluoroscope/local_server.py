@@ -79,11 +79,13 @@ class LocalServer:
 
     @property
     def pid(self) -> int:
+        """The server's process id; it stays the same when the process has ended."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def running(self) -> bool:
+        """Whether the process is alive: False after `stop`, and when it ended by itself (`log_tail` says why)."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, grace: float = 15) -> None:

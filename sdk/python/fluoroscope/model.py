@@ -157,6 +157,19 @@ class Model(Generating, Patching):
           names_filter, positions, layers, heads, reduction, grad_of: activations to keep, as in run_with_cache. Default: none (None keeps what
             run_with_cache keeps by default). Gradients are those of the edited run, in the values behind the edits.
           logits: as in run_with_cache; default: each prompt's last position. None: metrics only.
+          prompts, bos, parse_special_tokens, bfloat16, isolated, timeout: as in run_with_cache.
+
+        Returns:
+          A RunResult: `logits` [batch, positions, vocabulary or chosen tokens] as in run_with_cache; `metrics`, each [batch] or [batch, positions]; `cache`,
+          with a batch axis also for one prompt; `provenance`, `timing` and `warnings`. The sources of patches are not among the prompts of any of them.
+
+        Raises:
+          NotFoundError: a name or layer does not exist, or a glob matches nothing; the message says what does.
+          InvalidArgumentError: a position, head, unit or token is out of range, a value does not fit its place or is not finite, or a source is too short;
+            the message names the intervention or metric and says what is allowed.
+          FailedPreconditionError: this model does not have the hook point, or it can be read but not edited; the message says why.
+          ResourceExhaustedError: too large for the server, or its queue is full; `estimate` says how large.
+          ValueError: the arguments contradict each other; found before anything is sent.
 
         Warns:
           FluoroscopeWarning: a patch cannot change anything, because its source has the same tokens as the prompt up to the patched positions.

@@ -25,6 +25,7 @@ class Ragged(Sequence[np.ndarray]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of every row."""
         return self._rows[0].dtype
 
     @property
@@ -34,6 +35,7 @@ class Ragged(Sequence[np.ndarray]):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all rows, without any padding."""
         return sum(row.nbytes for row in self._rows)
 
     def padded(self, fill: float | int | bool | None = None, side: str = "right") -> np.ndarray:

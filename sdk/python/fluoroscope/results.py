@@ -48,6 +48,7 @@ class Provenance(_Printed):
 
     @classmethod
     def of(cls, message: provenance_pb2.Provenance) -> Provenance:
+        """From the wire's message."""
         return cls(**{item.name: getattr(message, item.name) for item in fields(cls)})
 
 
@@ -77,6 +78,7 @@ class ModelInfo(_Printed):
 
     @classmethod
     def of(cls, message: models_pb2.ModelInfo) -> ModelInfo:
+        """From the wire's message."""
         return cls(**{item.name: getattr(message, item.name) for item in fields(cls)})
 
 
@@ -102,6 +104,7 @@ class Estimate(_Printed):
 
     @classmethod
     def of(cls, message: inference_pb2.EstimateReply) -> Estimate:
+        """From the wire's message."""
         return cls(**{item.name: getattr(message, item.name) for item in fields(cls)})
 
     def _shown(self, name: str, value: object) -> str:
@@ -124,6 +127,7 @@ class Timing(_Printed):
 
     @classmethod
     def of(cls, message: inference_pb2.ForwardSummary) -> Timing:
+        """From the wire's message."""
         return cls(**{item.name: getattr(message, item.name) for item in fields(cls)})
 
     def _shown(self, name: str, value: object) -> str:
@@ -191,6 +195,7 @@ class TopToken:
 
     @property
     def probability(self) -> float:
+        """exp(logprob): of the whole vocabulary, 0 to 1."""
         return math.exp(self.logprob)
 
 

@@ -27,6 +27,7 @@ class Start:
     tokens: Sequence[int] = ()
 
     def message(self, layers: int | None) -> plan_pb2.Prompt:
+        """As the protocol has it. `layers` is how many the model has, for negative ones in the hook's name."""
         start = plan_pb2.Activations(start_at=hook_name(self.at, layers), value=tensor_message(self.value), token_ids=self.tokens)
         return plan_pb2.Prompt(activations=start)
 

@@ -40,6 +40,7 @@ class SweepEstimate:
 
     @staticmethod
     def of(message: patching_pb2.SweepEstimate) -> SweepEstimate:
+        """From the wire's message."""
         return SweepEstimate(
             message.cells, message.filled_cells, message.flops, message.forwards_flops, message.peak_bytes, message.budget_bytes
         )
