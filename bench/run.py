@@ -42,7 +42,7 @@ def main() -> int:
         "generate": lambda: generate.measure(directory, options.rounds),
         "users": lambda: users.measure(directory, BUILD, options.rounds),
         "transport": lambda: transport.measure(directory, BUILD, options.rounds),
-        "process": lambda: process.start_and_memory(directory, options.rounds) + [process.busy_neighbour(directory, options.rounds)],
+        "process": lambda: process.start_and_memory(directory, options.rounds) + process.busy_neighbour(directory, options.rounds),
     }
     chosen = {options.only: parts[options.only]} if options.only else parts
     rows: list[report.Row] = []

@@ -2,12 +2,14 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <thread>
 
 #include "base/status_macros.h"
 #include "model/families/family.h"
 #include "model/rotary.h"
+#include "model/unread_tensors.h"
 #include "tensor/checkpoint.h"
 #include "tensor/counting_allocator.h"
 #include "tensor/dtype.h"
@@ -74,8 +76,16 @@ struct Opened {
   std::string prefix;  // of the tensors' names
   at::ScalarType dtype;
 
-  absl::StatusOr<Weights> Read(at::Device device, residency::LoadProgress* progress) const {
-    return family->load(arch, {checkpoint, dtype, device, prefix, progress}, {checkpoint, dtype, device, "", progress});
+  absl::StatusOr<Weights> Read(at::Device device, residency::LoadProgress* progress, std::set<std::string>* taken = nullptr) const {
+    return family->load(arch, {checkpoint, dtype, device, prefix, progress, taken}, {checkpoint, dtype, device, "", progress, taken});
+  }
+
+  // The weights as shapes, from the headers alone, when all that the architecture needs is there and nothing else.
+  absl::StatusOr<Weights> Shapes() const {
+    std::set<std::string> taken;
+    FS_ASSIGN_OR_RETURN(Weights weights, Read(at::kMeta, nullptr, &taken));
+    FS_RETURN_IF_ERROR(CheckAllRead(checkpoint.names(), taken, *family, prefix));
+    return weights;
   }
 };
 
@@ -92,6 +102,7 @@ absl::StatusOr<Opened> Open(const std::string& directory, const Model::Options& 
 
 absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& directory, const Model::Options& options) {
   FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
+  FS_RETURN_IF_ERROR(opened.Shapes().status());  // before any time or memory goes into a bad checkpoint
   auto model = std::make_shared<Model>();
   model->arch = opened.arch;
   model->device = options.device;
@@ -119,7 +130,7 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& dire
 
 absl::StatusOr<uint64_t> MeasureGuarded(const std::string& directory, const Model::Options& options) {
   FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
-  FS_ASSIGN_OR_RETURN(const Weights weights, opened.Read(at::kMeta, nullptr));
+  FS_ASSIGN_OR_RETURN(const Weights weights, opened.Shapes());
   auto bytes = static_cast<uint64_t>(weights.Bytes());
   if (opened.arch.positions == PositionScheme::kRotary)  // cos and sin, of half a head each
     bytes += static_cast<uint64_t>(opened.arch.context * opened.arch.d_head) * c10::elementSize(opened.dtype);

@@ -30,7 +30,8 @@ struct Model {
     residency::LoadProgress* progress = nullptr;  // hears how far it is, and may cancel it
   };
 
-  // Reads config.json and the weights of a Hugging Face directory. A bad checkpoint gives a status that names the field or tensor.
+  // Reads config.json and the weights of a Hugging Face directory. A bad checkpoint gives a status that names the field or tensor: one that
+  // lacks a tensor, or has one that the configuration does not ask for (unread_tensors.h).
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& directory, const Options& options);
 
   // What Load would hold, from config.json and the weights' headers alone: bytes of all tensors as they would lie in memory. Fails as Load

@@ -157,10 +157,11 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
 bool Checkpoint::Has(const std::string& name) const { return impl_->places.contains(name); }
 
 std::vector<std::string> Checkpoint::names() const {
-  std::vector<std::string> result;
-  result.reserve(impl_->places.size());
-  for (const auto& [name, place] : impl_->places) result.push_back(name);
-  return result;
+  std::set<std::string> result;
+  for (const Shard& shard : impl_->shards) {
+    for (const auto& [name, entry] : shard.header.tensors) result.insert(name);
+  }
+  return {result.begin(), result.end()};
 }
 
 absl::StatusOr<std::vector<int64_t>> Checkpoint::ShapeOf(const std::string& name) const {

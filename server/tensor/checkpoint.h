@@ -25,7 +25,8 @@ class Checkpoint {
   ~Checkpoint();
 
   bool Has(const std::string& name) const;
-  std::vector<std::string> names() const;  // sorted
+  // All tensors of the files, sorted; also those of a shard that the index leaves out, which Has and Load do not know.
+  std::vector<std::string> names() const;
 
   // The shape in the file; NOT_FOUND as in Load.
   absl::StatusOr<std::vector<int64_t>> ShapeOf(const std::string& name) const;
@@ -48,7 +49,7 @@ class Checkpoint {
   // "__metadata__" of all files; on a clash the first file's wins.
   const std::map<std::string, std::string>& metadata() const;
 
-  // Bytes of all tensors, in the file's dtypes.
+  // Bytes of all tensors that Load knows, in the file's dtypes.
   uint64_t tensor_bytes() const;
 
   // Lower-case hex SHA-256 of the weight files' bytes, one file after the other in the order of their names: what

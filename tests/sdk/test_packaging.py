@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-STUBS = {f"fluoroscope/_proto/v1/{name}_pb2.{kind}" for name in ("attribution", "inference", "models", "patching", "plan", "provenance", "tensor") for kind in ("py", "pyi")}
-# Imports the package, without the checkout on its path, and reads a message of each file.
-USE = """
-import fluoroscope, fluoroscope._proto.v1.inference_pb2 as inference, sys
+PROTOS = {path.stem for path in (ROOT / "proto/fluoroscope/v1").glob("*.proto")}
+STUBS = {f"fluoroscope/_proto/v1/{name}_pb2.{kind}" for name in PROTOS for kind in ("py", "pyi")}
+# Imports the package, without the checkout on its path, and the classes of each file.
+USE = f"""
+import fluoroscope, fluoroscope._proto.v1.inference_pb2 as inference, importlib, sys
+for name in {sorted(PROTOS)}:
+    assert importlib.import_module("fluoroscope._proto.v1." + name + "_pb2").DESCRIPTOR.message_types_by_name
 assert inference.ForwardRequest(model="m").SerializeToString() == b"\\n\\x01m"
 assert "torch" not in sys.modules
 print(fluoroscope.__version__, fluoroscope.__file__)

@@ -62,6 +62,25 @@ def pickle(folder: Path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def add(names: dict[str, str], without: tuple[str, ...] = ()):
+    """Gives the weights file copies of some of its tensors under further names, and takes others away."""
+
+    def edit(folder: Path):
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        tensors |= {name: tensors[original].clone() for name, original in names.items()}
+        for name in without:
+            del tensors[name]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return edit
+
+
+NORM = "model.norm.weight"  # [48], as the biases of most matrices
+BIASES = {f"model.layers.{layer}.{matrix}.bias": NORM for layer in range(3) for matrix in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")}
+
+
 def break_tokenizer(folder: Path):
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
 
@@ -78,6 +97,13 @@ TABLE = {
         edit_config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}), ["rope_type 'yarn'", "default, linear, llama3"]),
     "a width that is not the weights'": (edit_config(intermediate_size=81), ["mlp.gate_proj.weight", "[80, 48]", "[81, 48]"]),
     "a vocabulary that is not the weights'": (edit_config(vocab_size=401), ["embed_tokens.weight", "401"]),
+    "biases that the configuration denies": (
+        add(BIASES), ["9 tensors that config.json does not ask for", '"model.layers.0.mlp.down_proj.bias"', " and 6 more", "flag for biases"]),
+    "one bias": (add({"lm_head.bias": NORM}), ['a tensor that config.json does not ask for: "lm_head.bias"', "would give other numbers"]),
+    "more layers than the configuration's": (
+        edit_config(num_hidden_layers=2), ["9 tensors that config.json does not ask for", '"model.layers.2.input_layernorm.weight"', "number of layers"]),
+    "a tied unembedding that is another matrix": (
+        edit_config(tie_word_embeddings=True), ['"lm_head.weight" differs from "model.embed_tokens.weight"', "tie_word_embeddings"]),
     "a broken tokenizer": (break_tokenizer, ["tokenizer.json", "model"]),
 }  # fmt: skip
 
@@ -97,6 +123,30 @@ def test_a_bad_checkpoint_is_named(tiny, tmp_path, case):
     for word in words:
         assert word in message
     assert not (tmp_path / "ports").exists(), "it never served"
+
+
+def test_what_old_versions_of_transformers_saved_beside_the_weights_changes_nothing(start, tiny, tmp_path):
+    """Buffers that follow from the configuration, and both names of a tied matrix."""
+    tie = edit_config(tie_word_embeddings=True)
+    damages = {
+        "frequencies": [add({f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": NORM for layer in range(3)})],
+        "one": [add({}, without=("lm_head.weight",)), tie],
+        "both": [add({"lm_head.weight": "model.embed_tokens.weight"}), tie],
+    }
+    models = {"plain": tiny}
+    for name, edits in damages.items():
+        models[name] = shutil.copytree(tiny, tmp_path / name)
+        for edit in edits:
+            edit(models[name])
+    client = start(models).client()
+
+    def logits(name: str) -> bytes:
+        request = v1("ForwardRequest")(model=name, prompts=[{"tokens": {"ids": [1, 2, 3, 4, 5]}}], logits={}, isolated=True)
+        ((_, values),) = client.forward(request)[1].values()
+        return values
+
+    assert logits("frequencies") == logits("plain")
+    assert logits("both") == logits("one") != logits("plain")
 
 
 def test_a_model_without_a_tokenizer_takes_ids_only(start, tiny, tmp_path):

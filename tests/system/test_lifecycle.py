@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,6 @@ from .server_process import BINARY, eventually
 from .wire import Client, v1
 
 FORWARD = "fluoroscope.v1.Inference/Forward"
-SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Attribution", "fluoroscope.v1.Handles", "fluoroscope.v1.Jobs")
 
 
 def small(model: str = "tiny", **fields):
@@ -65,8 +63,7 @@ def in_background(client: Client, request, **options):
 def test_start_and_sigterm(start, tiny):
     server = start({"tiny": tiny})
     client = server.client()
-    for service in ("", *SERVICES):
-        assert client.health(service) == "SERVING"
+    assert client.health() == "SERVING"
     assert server.http("/healthz") == (200, "ok\n")
     assert server.http("/readyz") == (200, "ready\n")
     client.forward(small())
@@ -76,49 +73,6 @@ def test_start_and_sigterm(start, tiny):
     assert log.rstrip().endswith("stopped")
     assert " method=Inference.Forward code=OK queue_ms=" in log
     assert "John" not in log, "prompts are never logged"
-
-
-def is_subsequence(seen: list, order: list) -> bool:
-    rest = iter(order)
-    return all(state in rest for state in seen)
-
-
-def test_not_ready_while_loading(start, busy):
-    """A fast machine may skip states, but never turns back: nothing answers, then alive but loading, then ready."""
-    server = start({"busy": busy}, wait=False)
-    ready, serving, alive = [], [], set()
-
-    def saw(states: list, state):
-        if states[-1:] != [state]:
-            states.append(state)
-
-    def look():
-        # The ports are in the log before the models are loaded.
-        line = next((line for line in server.log().splitlines() if "; loading " in line), None)
-        if line is None:
-            return saw(ready, "refused")
-        grpc_port, http_port = (int(part.split(")")[0]) for part in line.split("(port ")[1:])
-        server.http_address = f"127.0.0.1:{http_port}"
-        saw(ready, server.http("/readyz")[0])
-        alive.add(server.http("/healthz")[0])
-        client = Client(f"127.0.0.1:{grpc_port}")
-        try:
-            saw(serving, client.health())
-            client.call("fluoroscope.v1.Models/ListModels")
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.UNAVAILABLE and "still loading" in error.details()
-        finally:
-            client.close()
-
-    deadline = time.monotonic() + 120
-    while not server.port_file.exists():
-        assert server.process.poll() is None, server.log()
-        assert time.monotonic() < deadline
-        look()
-    look()  # the port file says that it is ready
-    assert is_subsequence(ready, ["refused", 503, 200]) and ready[-1] == 200, ready
-    assert is_subsequence(serving, ["NOT_SERVING", "SERVING"]) and serving[-1] == "SERVING", serving
-    assert alive == {200}
 
 
 def test_sigterm_lets_running_work_finish(start, busy):
@@ -146,16 +100,39 @@ def test_sigterm_cancels_after_the_grace_time(start, busy):
     assert time.monotonic() - asked < 10
 
 
+def tensors_in(part) -> int:
+    return (part.WhichOneof("part") == "tensor") + len(part.pack.headers)
+
+
+def test_sigterm_mid_stream_with_a_reader_that_reads(start, busy):
+    """The reply is larger than all buffers, so most of it is computed and sent after the signal."""
+    server = start({"busy": busy}, options="drain_seconds: 60 limits { sink_buffer_mib: 4 }")
+    call = server.client().call(FORWARD, big_reply(128))
+    tensors = tensors_in(next(call))
+    assert eventually(lambda: running(server))
+    server.terminate()
+    assert eventually(lambda: server.http("/readyz")[0] == 503)
+    assert running(server)
+    tensors += sum(tensors_in(part) for part in call)
+    assert tensors == 128 * 16
+    assert call.code() == grpc.StatusCode.OK
+    assert server.wait() == 0
+
+
 def test_sigterm_mid_stream_with_a_reader_that_stopped(start, busy):
     server = start({"busy": busy}, options="drain_seconds: 1 limits { sink_buffer_mib: 4 }")
     call = server.client().call(FORWARD, big_reply(128))
-    next(call)  # and no more
+    tensors = tensors_in(next(call))  # and no more
     assert eventually(lambda: running(server))
     asked = time.monotonic()
     server.terminate()
     assert server.wait() == 0
-    assert time.monotonic() - asked < 15
-    call.cancel()
+    assert time.monotonic() - asked >= 1, "the reader has the drain time to go on"
+    with pytest.raises(grpc.RpcError) as error:
+        for part in call:
+            tensors += tensors_in(part)
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert tensors < 128 * 16
 
 
 def test_a_second_signal_ends_at_once(start, busy):
@@ -170,16 +147,23 @@ def test_a_second_signal_ends_at_once(start, busy):
     assert time.monotonic() - asked < 2
 
 
+def busy_seconds(server) -> float:
+    return server.metric("fluoroscope_executor_busy_seconds_total")
+
+
 def test_cancel_mid_run_frees_the_executor(start, busy):
+    """Of some minutes of work the executor does no more than the steps under way."""
     server = start({"busy": busy})
     client = server.client()
-    call, _ = in_background(client, long_run(262_144))
+    call, result = in_background(client, long_run(262_144))
     assert eventually(lambda: running(server))
-    cancelled = time.monotonic()
+    before = busy_seconds(server)
     call.cancel()
     assert eventually(lambda: not running(server), 5)
+    assert busy_seconds(server) - before < 0.3
+    assert result()["code"] == grpc.StatusCode.CANCELLED
     client.forward(small("busy"), timeout=10)
-    assert time.monotonic() - cancelled < 2
+    assert busy_seconds(server) - before < 0.3
     assert eventually(lambda: server.metric('fluoroscope_rpcs_total{code="CANCELLED",method="Inference.Forward"}') == 1)
 
 
@@ -201,11 +185,11 @@ def test_cancel_frees_the_executor_of_a_grid(start, busy, method):
     }
     call = client.call(f"fluoroscope.v1.{method.replace('.', '/')}", requests[method], timeout=300)
     assert next(call).WhichOneof("part") == "header"  # sent with the first step
-    cancelled = time.monotonic()
+    before = busy_seconds(server)
     call.cancel()
-    client.forward(small("busy"), timeout=10)
-    assert time.monotonic() - cancelled < 10
     assert eventually(lambda: not running(server), 5)
+    client.forward(small("busy"), timeout=10)
+    assert busy_seconds(server) - before < 0.3
     assert eventually(lambda: server.metric(f'fluoroscope_rpcs_total{{code="CANCELLED",method="{method}"}}') == 1)
 
 
@@ -230,8 +214,7 @@ def test_a_client_that_stops_reading_holds_nobody_up(start, busy):
     for _ in range(5):
         other.forward(small("busy"), timeout=20)
     assert running(server), "the slow reader's bytes stay charged"
-    tensors = sum((part.WhichOneof("part") == "tensor") + len(part.pack.headers) for part in call)  # it wakes up, and gets everything
-    assert tensors == 128 * 16
+    assert sum(tensors_in(part) for part in call) == 128 * 16  # it wakes up, and gets everything
     assert call.code() == grpc.StatusCode.OK
     assert eventually(lambda: not running(server))
 
@@ -280,55 +263,6 @@ def test_the_receive_limit_comes_from_the_configuration(start, tiny):
     with pytest.raises(grpc.RpcError) as error:
         client.forward(too_long)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, "it arrived, and is over the context"
-
-
-def test_health_watch_sees_the_end(start, tiny):
-    server = start({"tiny": tiny})
-    watch = server.client().call("grpc.health.v1.Health/Watch", service="fluoroscope.v1.Inference", timeout=60)
-    assert next(watch).status == 1
-    server.terminate()
-    assert next(watch).status == 2
-    with pytest.raises(grpc.RpcError) as error:
-        next(watch)
-    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert server.wait() == 0
-
-
-def test_reflection_lists_the_services(shared_server):
-    # ServerReflectionRequest by hand: list_services = 7, file_containing_symbol = 4, both strings; the names are plain text in the replies.
-    files = {
-        b"fluoroscope.v1.Models": (b"fluoroscope/v1/models.proto", b"GetModelRequest"),
-        b"fluoroscope.v1.Inference": (b"fluoroscope/v1/inference.proto", b"ForwardRequest"),
-        b"fluoroscope.v1.Patching": (b"fluoroscope/v1/patching.proto", b"SweepRequest"),
-    }
-    with grpc.insecure_channel(shared_server.grpc_address) as channel:
-        ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-        questions = [b"\x3a\x00", *(b"\x22" + bytes([len(symbol)]) + symbol for symbol in files)]
-        services, *replies = list(ask(iter(questions), timeout=20))
-    for name in (*files, b"grpc.health.v1.Health", b"grpc.reflection.v1alpha.ServerReflection"):
-        assert name in services
-    assert len(replies) == len(files)
-    for reply, words in zip(replies, files.values()):
-        assert all(word in reply for word in words)
-
-
-def test_metrics(shared_server):
-    shared_server.client().forward(small(captures=[{"select": {"sites": ["blocks.*.hook_resid_pre"]}}]))
-    status, text = shared_server.http("/metrics")
-    assert status == 200
-    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert {
-        "fluoroscope_build_info", "fluoroscope_rpcs_total", "fluoroscope_rpc_duration_seconds", "fluoroscope_queue_depth",
-        "fluoroscope_queue_wait_seconds", "fluoroscope_executor_busy_seconds_total", "fluoroscope_batch_rows", "fluoroscope_batch_tokens",
-        "fluoroscope_forward_tokens_total", "fluoroscope_captured_bytes_total", "fluoroscope_admitted_bytes", "fluoroscope_budget_bytes",
-        "fluoroscope_rejections_total", "fluoroscope_model_info", "fluoroscope_model_load_seconds", "fluoroscope_identity_relative_error",
-        "fluoroscope_device_allocated_bytes", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds",
-    } <= families  # fmt: skip
-    assert shared_server.metric('fluoroscope_forward_tokens_total{model="tiny"}') > 0
-    promtool = shutil.which("promtool")
-    assert promtool, "promtool is missing (Debian package prometheus)"
-    check = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True)
-    assert check.returncode == 0 and not check.stderr, check.stderr
 
 
 def environment_of(server) -> list[str]:

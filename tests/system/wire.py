@@ -11,7 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-PROTOS = ["fluoroscope/v1/inference.proto", "fluoroscope/v1/models.proto", "fluoroscope/v1/patching.proto", "fluoroscope/v1/attribution.proto", "fluoroscope/v1/handles.proto", "fluoroscope/v1/jobs.proto", "fluoroscope/v1/server.proto", "grpc/health/v1/health.proto"]
+V1 = sorted(str(file.relative_to(ROOT / "proto")) for file in (ROOT / "proto/fluoroscope/v1").glob("*.proto"))
+PROTOS = [*V1, "grpc/health/v1/health.proto"]
 
 
 @cache
@@ -35,6 +36,13 @@ def message(name: str):
 
 def v1(name: str):
     return message(f"fluoroscope.v1.{name}")
+
+
+@cache
+def services() -> dict:
+    """Descriptors of the services that fluoroscope/v1/*.proto declare, by full name."""
+    files = [_pool().FindFileByName(name) for name in V1]
+    return {service.full_name: service for file in files for service in file.services_by_name.values()}
 
 
 @cache

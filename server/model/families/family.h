@@ -19,6 +19,10 @@ struct Family {
   std::string_view prefix;
   std::string_view probe;  // a tensor every checkpoint of the family has, after the prefix
   absl::StatusOr<Weights> (*load)(const Architecture& arch, const WeightReader& body, const WeightReader& top);
+  // Tensors that checkpoints may have beside those that `load` reads, after the prefix; '*' stands for a layer's number. Only what is no
+  // weight belongs here: buffers that follow from the configuration and that old versions of transformers saved. A checkpoint with
+  // any other tensor that `load` does not read is refused (unread_tensors.h).
+  std::span<const std::string_view> buffers;
 };
 
 extern const Family kLlama;

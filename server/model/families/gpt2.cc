@@ -1,4 +1,5 @@
 // GPT-2 and its relatives ("model_type": "gpt2"): learned positions, LayerNorm, a plain MLP, weights stored as [in, out].
+#include <algorithm>
 #include <cmath>
 
 #include "base/status_macros.h"
@@ -40,6 +41,7 @@ absl::StatusOr<Weights> Load(const Architecture& arch, const WeightReader& body,
   Weights w;
   const int64_t d = arch.d_model;
   FS_ASSIGN_OR_RETURN(w.embed, body.Tensor("wte.weight", {arch.vocabulary, d}));
+  FS_ASSIGN_OR_RETURN(w.unembed, ReadUnembedding(arch, w.embed, body, "wte.weight", top));
   FS_ASSIGN_OR_RETURN(w.pos_embed, body.Tensor("wpe.weight", {arch.context, d}));
   for (int64_t l = 0; l < arch.layers; ++l) {
     const std::string layer = "h." + std::to_string(l) + ".";
@@ -53,16 +55,14 @@ absl::StatusOr<Weights> Load(const Architecture& arch, const WeightReader& body,
     w.blocks.push_back(std::move(b));
   }
   FS_ASSIGN_OR_RETURN(w.ln_final, body.Norm("ln_f", d, true));
-  if (arch.tied_unembedding) {
-    w.unembed.weight = w.embed;
-  } else {
-    FS_ASSIGN_OR_RETURN(w.unembed.weight, top.Tensor("lm_head.weight", {arch.vocabulary, d}));
-  }
   return w;
 }
 
+// The causal mask, and what masked scores were set to.
+constexpr std::string_view kBuffers[] = {"h.*.attn.bias", "h.*.attn.masked_bias"};
+
 }  // namespace
 
-const Family kGpt2 = {"gpt2", Parse, "transformer.", "wte.weight", Load};
+const Family kGpt2 = {"gpt2", Parse, "transformer.", "wte.weight", Load, kBuffers};
 
 }  // namespace fluoroscope::model

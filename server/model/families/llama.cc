@@ -1,4 +1,5 @@
 // Llama and the many models that share its config ("model_type": "llama"): SmolLM2, TinyLlama, Llama 2 and 3.
+#include <algorithm>
 #include <cmath>
 
 #include "base/status_macros.h"
@@ -44,6 +45,7 @@ absl::StatusOr<Architecture> Parse(const nlohmann::json& config) {
 absl::StatusOr<Weights> Load(const Architecture& arch, const WeightReader& body, const WeightReader& top) {
   Weights w;
   FS_ASSIGN_OR_RETURN(w.embed, body.Tensor("embed_tokens.weight", {arch.vocabulary, arch.d_model}));
+  FS_ASSIGN_OR_RETURN(w.unembed, ReadUnembedding(arch, w.embed, body, "embed_tokens.weight", top));
   for (int64_t l = 0; l < arch.layers; ++l) {
     const std::string layer = "layers." + std::to_string(l) + ".";
     BlockWeights b;
@@ -60,16 +62,14 @@ absl::StatusOr<Weights> Load(const Architecture& arch, const WeightReader& body,
     w.blocks.push_back(std::move(b));
   }
   FS_ASSIGN_OR_RETURN(w.ln_final, body.Norm("norm", arch.d_model, false));
-  if (arch.tied_unembedding) {
-    w.unembed.weight = w.embed;
-  } else {
-    FS_ASSIGN_OR_RETURN(w.unembed.weight, top.Tensor("lm_head.weight", {arch.vocabulary, arch.d_model}));
-  }
   return w;
 }
 
+// The rotary frequencies. They come from config.json, as in transformers: half-precision checkpoints hold them rounded.
+constexpr std::string_view kBuffers[] = {"layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"};
+
 }  // namespace
 
-const Family kLlama = {"llama", Parse, "model.", "embed_tokens.weight", Load};
+const Family kLlama = {"llama", Parse, "model.", "embed_tokens.weight", Load, kBuffers};
 
 }  // namespace fluoroscope::model

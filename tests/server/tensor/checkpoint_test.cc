@@ -118,6 +118,18 @@ TEST(CheckpointTest, ReadsShardsThroughTheIndex) {
   EXPECT_EQ(checkpoint->tensor_bytes(), 12u);
 }
 
+TEST(CheckpointTest, NamesTellOfTensorsThatTheIndexLeavesOut) {
+  const TempDir dir;
+  dir.Write("model-1.safetensors", SmallFile());
+  dir.Write("model.safetensors.index.json", R"({"weight_map":{"w":"model-1.safetensors"}})");
+  const auto checkpoint = Checkpoint::Open(dir.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_THAT(checkpoint->names(), ElementsAre("h", "i", "pad", "w"));
+  EXPECT_TRUE(checkpoint->Has("w"));
+  EXPECT_FALSE(checkpoint->Has("h"));
+  EXPECT_EQ(checkpoint->tensor_bytes(), 24u);
+}
+
 TEST(CheckpointTest, TheHashIsThatOfTheFilesInTheOrderOfTheirNames) {
   const TempDir dir;
   const std::string first = ShardOf("a", {1, 2}), second = ShardOf("b", {3});
