@@ -11,9 +11,10 @@ import grpc
 
 from .server_process import ServerProcess, eventually
 from .stopped_thread import StoppedThread, busiest, stopped
-from .test_lifecycle import SERVICES, in_background, long_run, small
+from .test_lifecycle import in_background, long_run, small
 
 STUCK = "fluoroscope_executor_stuck"
+SERVICES = ("fluoroscope.v1.Models", "fluoroscope.v1.Inference", "fluoroscope.v1.Patching", "fluoroscope.v1.Handles", "fluoroscope.v1.Jobs")
 
 
 @contextlib.contextmanager
