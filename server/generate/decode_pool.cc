@@ -1,6 +1,7 @@
 #include "generate/decode_pool.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -73,6 +74,14 @@ void DecodePool::Failed(absl::Status why) {
   if (clients.empty()) return;
   if (clients.size() > 1) {
     apart_ = clients.size();  // whose fault it was will show
+    // When memory was out, caches may have grown that a smaller run's step now has no room beside. So the largest goes first: if it fails,
+    // it gives back what the others need.
+    std::map<const DecodeClient*, int64_t> positions;
+    for (const Member& member : members_)
+      if (clients.contains(member.client)) positions[member.client] += member.row->row().length();
+    if (absl::IsResourceExhausted(why))
+      std::stable_sort(members_.begin(), members_.end(),
+                       [&](const Member& a, const Member& b) { return positions[a.client] > positions[b.client]; });
     return;
   }
   DecodeClient& client = *running_.front().client;

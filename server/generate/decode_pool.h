@@ -18,7 +18,8 @@ namespace fluoroscope::generate {
 class DecodeClient {
  public:
   virtual ~DecodeClient() = default;
-  // Something went wrong with one of this client's rows, or in a step that had no others. They have left the pool.
+  // Something went wrong with one of this client's rows, or in a step that had no others. They have left the pool; the client gives back
+  // their memory at once, for the others step next.
   virtual void OnDecodeFailed(absl::Status why) = 0;
   // A step of so many rows, of so many clients, begins. One of its clients hears of it.
   virtual void OnStep(size_t clients, size_t rows) = 0;

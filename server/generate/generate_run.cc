@@ -96,6 +96,13 @@ sched::Work::Progress GenerateRun::Sent() const {
 
 void GenerateRun::OnStep(size_t clients, size_t rows) { metrics_.ObserveBatch(header_.provenance.model, clients, rows, rows); }
 
+// It may be another run's turn, which goes on at once and may need what these rows held.
+void GenerateRun::OnDecodeFailed(absl::Status why) {
+  failed_ = std::move(why);
+  rows_.clear();
+  kept_.clear();
+}
+
 // False when nothing is left.
 bool GenerateRun::Piece() {
   if (StartRow()) return true;

@@ -40,7 +40,7 @@ class GenerateRun final : public sched::Work, public DecodeClient {
   void Admitted() override { Begin(); }
   Progress Step() override;
   void Abort(absl::Status why) override;
-  void OnDecodeFailed(absl::Status why) override { failed_ = std::move(why); }
+  void OnDecodeFailed(absl::Status why) override;
   void OnStep(size_t clients, size_t rows) override;
 
   // The sink may want more. Any thread; to be followed by Executor::Resume. Another run's turn may fill the sink, so this run learns of

@@ -43,8 +43,11 @@ class GeneratingRuns : public testing::Test {
  protected:
   using Progress = sched::Work::Progress;
 
-  void SetUp() override {
-    std::unique_ptr<engine::LoadedModel> offered = engine::Offer(model::TinyLlama());
+  void SetUp() override { Offer(model::TinyLlama()); }
+
+  // The model of the runs that are started from now on.
+  void Offer(std::shared_ptr<const model::Model> model) {
+    std::unique_ptr<engine::LoadedModel> offered = engine::Offer(std::move(model));
     offered->decoding = std::make_shared<DecodePool>(offered->model);
     offered->batching = std::make_shared<run::BatchPool>(offered->model, "tiny", metrics_);
     model_ = std::move(offered);

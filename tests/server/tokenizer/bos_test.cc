@@ -45,6 +45,8 @@ TEST_F(BosTest, ATokenizerThatAddsABos) {
   ExpectEncoding(*tokenizer, "ab", kAlways, false, {0, 12}, true);
   ExpectEncoding(*tokenizer, "<s>ab", kDefault, true, {0, 0, 12}, true);  // exactly what the file does: two
   ExpectEncoding(*tokenizer, "<s>ab", kAlways, true, {0, 12}, false);     // exactly one
+  ExpectEncoding(*tokenizer, "<s>ab", kNever, true, {0, 12}, false);      // the text's own, as in what a chat template writes
+  ExpectEncoding(*tokenizer, "<s>ab", kNever, false, {7, 8, 9, 12}, false);
   ExpectEncoding(*tokenizer, "", kDefault, false, {0}, true);
 }
 
