@@ -23,9 +23,8 @@ constexpr Role kSenders[] = {{Site::kZ, ""}, {Site::kMlpOut, "mlp "}, {Site::kEm
 constexpr Role kReceivers[] = {{Site::kQ, "q "}, {Site::kK, "k "}, {Site::kV, "v "}, {Site::kMlpIn, "mlp "}};
 
 constexpr char kInFront[] =
-    "a sender must lie in front of its receiver. The order is: the embedding; of each layer q, k and v, the heads' output, the MLP's "
-    "input, the "
-    "MLP's output; the logits";
+    "a sender must lie in front of its receiver. The order is: the embedding; of each layer q, k and v, the heads' output, "
+    "the MLP's input, the MLP's output; the logits";
 
 class PathBuilder {
  public:

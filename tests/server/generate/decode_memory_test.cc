@@ -70,16 +70,22 @@ TEST_F(DecodeMemoryTest, AStepThatGoesOverTheCapFailsItsCauseAlone) {
   EXPECT_EQ(LiveBytes(), before);
 }
 
-// All caches are full at the same step; those of the two small runs may have grown, or be half grown, when the memory is out.
-// The large run fails in a small one's turn, which then goes on at once: the memory must be back by then.
-TEST_F(DecodeMemoryTest, CachesThatGrowOverTheCapFailTheirCauseAlone) {
+// All caches are full at the same step; those of the two small runs may have grown, or be half grown, when the memory is out. Whoever's
+// rows are in front, a small run does not step beside what the large one has left; and that fails in a small one's turn, which goes on at
+// once.
+class GrowingCachesTest : public DecodeMemoryTest, public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(LargestJoins, GrowingCachesTest, testing::Values(true, false),
+                         [](const auto& first) { return std::string(first.param ? "First" : "Last"); });
+
+TEST_P(GrowingCachesTest, OverTheCapFailTheirCauseAlone) {
   const uint32_t tokens = kFirstBlock + 16;
   const std::vector<int64_t> first = Alone({1, 2, 3}, tokens), second = Alone({5, 4, 3}, tokens);
   const uint64_t before = LiveBytes();
   Run greedy = StartMany({7, 8, 9}, 200, 16), a = Start({1, 2, 3}, tokens), b = Start({5, 4, 3}, tokens);
-  Join(greedy, 16);
+  if (GetParam()) Join(greedy, 16);
   Join(a, 1);
   Join(b, 1);
+  if (!GetParam()) Join(greedy, 16);
   tensor::SetCap(LiveBytes() + (3 << 20));  // each of the 16 caches grows by 402 KiB; a step takes 50 KiB a row
   Finish({&a, &greedy, &b});
   ExpectRefused(greedy);
