@@ -18,7 +18,6 @@ def test_a_token_that_does_not_occur_is_named_by_its_text(model):
     [
         ("blocks.5.attn.hook_patern", "did you mean 'blocks.5.attn.hook_pattern'?"),
         ("blocks.5.resid_pre", "did you mean 'blocks.5.hook_resid_pre'"),
-        ("blocks.-1.hook_resid_pre", "layer -1 is 'blocks.29.hook_resid_pre'. Negative layers are written apart from the name"),
     ],
 )
 def test_misspelt_hooks(model, name, said):
