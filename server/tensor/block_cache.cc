@@ -38,16 +38,21 @@ BlockCache::Block Map(size_t bytes, BlockCache::Use use) {
   if (kSanitized) return {std::aligned_alloc(kPage, capacity), capacity};
   // Huge pages need blocks that begin at their border: map more and cut off what lies before and behind.
   const bool long_lived = use == BlockCache::Use::kLongLived;
-  const bool huge = !long_lived && capacity >= kHugePage;
+  const bool huge = capacity >= kHugePage;
   const size_t mapped = capacity + (huge ? kHugePage : 0);
-  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (long_lived ? MAP_POPULATE : 0), -1, 0);
+  const int populate = long_lived && !huge ? MAP_POPULATE : 0;
+  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | populate, -1, 0);
   if (memory == MAP_FAILED) return {};
   if (!huge) return {memory, capacity};
   char* const begin = static_cast<char*>(memory);
   char* const data = begin + (RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin));
   if (data > begin) munmap(begin, static_cast<size_t>(data - begin));
   if (begin + mapped > data + capacity) munmap(data + capacity, static_cast<size_t>(begin + mapped - (data + capacity)));
-  madvise(data, capacity, MADV_HUGEPAGE);  // a hint; without it everything works, slower
+  // Hints; without them everything works, slower.
+  madvise(data, capacity, MADV_HUGEPAGE);
+#if defined(MADV_POPULATE_WRITE)
+  if (long_lived) madvise(data, capacity, MADV_POPULATE_WRITE);
+#endif
   return {data, capacity};
 }
 
