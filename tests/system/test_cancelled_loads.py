@@ -31,7 +31,7 @@ def store(busy, tiny, tmp_path_factory) -> Path:
 
 
 def options(store: Path) -> str:
-    return f'allow_loading: true model_store: "{store}" device {{ memory_mib: {BUDGET // MIB} }} limits {{ sink_buffer_mib: 1 }} drain_seconds: 600 self_check_seconds: 3600'
+    return f'allow_loading: true model_store: "{store}" device {{ memory_mib: {BUDGET // MIB} }} limits {{ sink_buffer_mib: 1024 }} drain_seconds: 600 self_check_seconds: 3600'
 
 
 @pytest.fixture(scope="module")
