@@ -124,16 +124,24 @@ def test_a_union_is_in_ascending_order(model, whole):
     np.testing.assert_allclose(cache[SITES[0]], whole[0][1][SITES[0]][[0, 1, 9]], atol=2e-6)
 
 
+def test_indices_that_meet_in_a_short_prompt_are_one(model, whole):
+    """SHORT has 6 tokens, so that 5 and -1 are the same there."""
+    metric = fs.metrics.prob(7, positions=[-1, 5])
+    result = model.run_with_hooks([LONG, SHORT], metrics=[metric], logits=[-1, 5])
+    _, cache = model.run_with_cache([LONG, SHORT], SITES[0], positions=[-1, 5], logits=None)
+    last = len(LONG) - 1
+    assert cache.positions(SITES[0]) == ((last, 5), (5,))
+    np.testing.assert_allclose(cache[SITES[0]][1], whole[1][1][SITES[0]][[5]], atol=2e-6)
+    assert [len(row) for row in result.logits] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"names_filter": SITES[0], "positions": [3, 3]}, r"positions has 3 twice: \[3, 3\]; give each once"),
         ({"names_filter": SITES[1], "heads": [1, 0, 1]}, "heads has 1 twice"),
-        ({"names_filter": SITES[0], "positions": [5, -1]}, r"positions \[5, -1\] are \[5, 5\] in prompt 1, which has 6 tokens; give each once"),
-        ({"logits": [-1, 5]}, r"are \[5, 5\] in prompt 1"),
         ({"logits": fs.Logits([2, 2])}, "positions has 2 twice"),
         ({"metrics": [fs.metrics.prob(7, positions=[1, 1])]}, "positions has 1 twice"),
-        ({"metrics": [fs.metrics.prob(7, positions=[5, -1])]}, r"are \[5, 5\] in prompt 1"),
         ({"metrics": [fs.metrics.kl(SHORT, positions=[4, 1], reference_positions=[1, 4])]}, "positions must be written in ascending order"),
         ({"metrics": [fs.metrics.kl(SHORT, positions=[1, 4], reference_positions=[-1, 1])]}, "reference_positions must be written in ascending order"),
     ],

@@ -122,10 +122,9 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
 
     def __contains__(self, key: object) -> bool:
         try:
-            self._entry(key)  # type: ignore[arg-type]
+            return hook_name(key, self._layers) in self._entries  # type: ignore[arg-type]
         except KeyError:
             return False
-        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -144,6 +143,10 @@ class ActivationCache(ResidualStacks, Mapping[str, Activation]):
         entries = {name: Entry(value, tuple(map(tensor_pb2.TensorHeader.FromString, headers))) for name, value, headers in state["entries"]}
         rows = [inference_pb2.RowInfo.FromString(row) for row in state["rows"]]
         self.__init__(entries, rows, state["provenance"], state["layers"], state["single"])  # type: ignore[misc]
+
+    def __copy__(self) -> ActivationCache:
+        """The same model and the same arrays."""
+        return ActivationCache(self._entries, self._rows, self.provenance, self._layers, self._single, self._model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
         """The same model, and arrays of its own."""

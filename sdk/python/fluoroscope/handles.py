@@ -21,7 +21,7 @@ from fluoroscope.arrays import plain
 from fluoroscope.errors import FluoroscopeError, NotFoundError
 from fluoroscope.indices import from_start, whole
 from fluoroscope.names import HookKey, hook_name, is_layered
-from fluoroscope.order import arrange, refuse_twice, refuse_unsorted
+from fluoroscope.order import arrange, as_written, indices, lengths, refuse_twice, refuse_unsorted
 from fluoroscope.selections import Positions, Prompts, as_ints, from_last, positions_message
 from fluoroscope.suggest import listed, meant
 from fluoroscope.wire import NUMPY_DTYPES, read_reply
@@ -253,10 +253,25 @@ def keep(
         message.keep.ttl_seconds = whole(ttl, "ttl", 1)
     reply, _ = model._call(plan, "float32", timeout)
     made = [Handle(model._client, message) for message in sorted(reply.handles, key=lambda message: message.row)]
+    _refuse_turned(plan, reply, made)
     one_name = isinstance(names_filter, str) and not any(c in names_filter for c in "*?")
     if plan.single and (one_name or is_layered(names_filter)):
         return made[0]
     return Handles(made, model.info.layers, plan.single)
+
+
+def _refuse_turned(plan: Plan, reply: Reply, made: list[Handle]) -> None:
+    """[5, -10] is in ascending order or not as a prompt is long: what turned out not to be is given back."""
+    asked, long = plan.request.captures[0].select.positions, lengths(plan.request.prompts[: plan.rows], reply.header)
+    turned = next((message for message in reply.handles if as_written(asked, message.positions, long[message.row]) is not None), None)
+    if turned is None:
+        return
+    for handle in made:
+        handle.delete()
+    raise ValueError(
+        f"positions must be written in ascending order, each once, because a handle has them in that order; {indices(asked)} are not in prompt "
+        f"{turned.row}, which has {long[turned.row]} tokens"
+    )
 
 
 @keywords.strict

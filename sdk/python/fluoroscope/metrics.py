@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from fluoroscope._proto.v1 import plan_pb2
 from fluoroscope.indices import as_ints, is_int
 from fluoroscope.names import HookKey, hook_name
-from fluoroscope.order import refuse_twice, refuse_unsorted
+from fluoroscope.order import refuse_twice
 from fluoroscope.selections import Positions, Prompts, Row, Token, as_prompts, from_last, positions_message, tensor_message, token_ref, token_refs
 
 if TYPE_CHECKING:
@@ -52,10 +52,6 @@ class Metric:
         run without interventions, `layers` is how many the model has, `hooks` are its hook points."""
         positions = positions_message(self.positions)
         refuse_twice(positions)
-        if self.reference_positions is not None:
-            why = "they are matched one by one with the reference's"
-            refuse_unsorted(positions, why=why)
-            refuse_unsorted(positions_message(self.reference_positions), why=why, what="reference_positions")
         if self.compares:
             parts: list[dict[str, Any]] = [{self.kind: self._reference(row_of(prompt))} for prompt in self._references(prompts)]
         elif self.per_prompt:

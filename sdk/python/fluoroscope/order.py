@@ -29,25 +29,20 @@ def refuse_twice(positions: plan_pb2.Positions | None, heads: Sequence[int] = ()
             raise ValueError(f"{what} has {number} twice: {list(numbers)}; give each once")
 
 
-def refuse_unsorted(positions: plan_pb2.Positions | None, heads: Sequence[int] = (), *, why: str, what: str = "positions") -> None:
+def refuse_unsorted(positions: plan_pb2.Positions | None, heads: Sequence[int] = (), *, why: str) -> None:
     """ValueError for what is not in ascending order, as far as that can be seen without the prompt's length: where the order cannot be kept."""
-    for name, numbers in ((what, indices(positions) or ()), ("heads", heads)):
+    for name, numbers in (("positions", indices(positions) or ()), ("heads", heads)):
         if any(_behind(a, b) for a, b in zip(numbers, numbers[1:], strict=False)):
             raise ValueError(f"{name} must be written in ascending order, each once, because {why}; not {list(numbers)}")
 
 
-def as_written(positions: plan_pb2.Positions | None, has: Sequence[int], length: int, prompt: int) -> list[int] | None:
-    """Where the positions as they were written stand in `has`, which is ascending; None: as they are.
-
-    Raises:
-      ValueError: two of them are the same position of this prompt.
-    """
+def as_written(positions: plan_pb2.Positions | None, has: Sequence[int], length: int) -> list[int] | None:
+    """Where the positions as they were written stand in `has`, which is ascending; None: as they are. Indices that meet in a short prompt ([0, -1] of one
+    token) stand where the first of them does."""
     written = indices(positions)
     if written is None or _sorted(written):
         return None
-    wanted = [index + length if index < 0 else index for index in written]
-    if len(set(wanted)) < len(wanted):
-        raise ValueError(f"positions {written} are {wanted} in prompt {prompt}, which has {length} tokens; give each once")
+    wanted = list(dict.fromkeys(index + length if index < 0 else index for index in written))
     if sorted(wanted) != list(has):  # metrics may lack some
         return None
     return [list(has).index(position) for position in wanted]
@@ -83,7 +78,7 @@ def arrange(
         positions = logits.positions if of_logits and logits is not None else captures[header.capture].select.positions
         heads = [] if of_logits else list(captures[header.capture].select.heads)
         query_axis = 1 if header.name.endswith(_BY_QUERY) else 0
-        order = None if header.HasField("sample") else as_written(positions, header.positions, lengths[header.row], header.row)
+        order = None if header.HasField("sample") else as_written(positions, header.positions, lengths[header.row])
         if order is not None:
             array[...] = array.take(order, query_axis)
             _replace(header.positions, [header.positions[i] for i in order])
@@ -96,7 +91,7 @@ def arrange(
 
 def _behind(a: int, b: int) -> bool:
     """Whether index b certainly does not come behind index a; a negative one counts from the end."""
-    return b <= a if (a < 0) == (b < 0) else a < 0
+    return b <= a if (a < 0) == (b < 0) else a == -1
 
 
 def _sorted(numbers: Sequence[int] | None) -> bool:

@@ -89,8 +89,8 @@ class Running(Tokens):
 
     def _site(self, key: Any) -> str:
         """The full name of a hook point, or a glob as it is."""
-        as_it_is = isinstance(key, str) and not key.startswith("blocks.-") and not needs_layer(key)
-        return key if as_it_is else hook_name(key, self.info.layers)
+        is_glob = isinstance(key, str) and any(sign in key for sign in "*?") and not key.startswith("blocks.-")
+        return key if is_glob else hook_name(key, self.info.layers)
 
     def _call(self, plan: Plan, bfloat16: Bfloat16, timeout: float | None) -> tuple[Reply, Assembler]:
         assembler = Assembler(plan.rows, bfloat16)
@@ -141,7 +141,7 @@ def _metrics(plan: Plan, reply: Reply) -> Metrics:
             rows[index].append(number)
             places[index].append(position)
         for index, length in enumerate(lengths):
-            if (turned := order.as_written(positions_message(metric.positions), places[index], length, index)) is not None:
+            if (turned := order.as_written(positions_message(metric.positions), places[index], length)) is not None:
                 rows[index] = [rows[index][i] for i in turned]
         if metric.one_value:
             found[metric] = np.array([row[0] for row in rows])

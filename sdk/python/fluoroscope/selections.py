@@ -164,7 +164,7 @@ def as_prompts(prompts: Prompts) -> tuple[list[Row], bool]:
         raise ValueError(f"a prompt is text or a list of token ids, and {wrong!r} is no token id")
     rows: list[Row] = []
     for number, item in enumerate(items):
-        if isinstance(item, list | tuple) and any(isinstance(part, str | Start | list | tuple | np.ndarray) for part in item):
+        if isinstance(item, list | tuple) and any(isinstance(part, str | Start | list | tuple | np.ndarray) and not is_int(part) for part in item):
             raise ValueError(f"prompt {number} is a list of prompts; one level of lists is enough")
         try:
             row, single = as_prompts(item)

@@ -24,7 +24,7 @@ class SweepEstimate:
 
     Attributes:
       cells: of all pairs.
-      filled_cells: cells equal to their base run, because nothing they change differs from it; they are not run.
+      filled_cells: cells that need no run: equal to their base run, because nothing they change differs from it, or paths that cannot exist.
       flops: floating-point operations of what is run; a multiply-add counts as two.
       forwards_flops: those of one whole forward per cell.
       peak_bytes: what the server's admission charges; more than `budget_bytes` is refused.
@@ -53,7 +53,7 @@ class SweepEstimate:
     def __repr__(self) -> str:
         saved = f", {_times(self.saved)} times less than a forward per cell" if self.saved >= 1.05 else ""
         return (
-            f"SweepEstimate: {counted(self.cells, 'cell')}, of which {self.filled_cells:,} are the base run; {self.flops / 1e9:,.1f} GFLOP{saved}; "
+            f"SweepEstimate: {counted(self.cells, 'cell')}, of which {self.filled_cells:,} need no run; {self.flops / 1e9:,.1f} GFLOP{saved}; "
             f"peak {bytes_text(self.peak_bytes)} of {bytes_text(self.budget_bytes)}"
         )
 
@@ -160,6 +160,8 @@ class SweepResult:
 
     def __getitem__(self, metric: Metric | str) -> SweepResult:
         metrics, per_pair, base, source = self._all
+        if metric not in metrics and isinstance(metric, Metric):
+            metric = metric.name  # a metric of another process, where this was unpickled
         if metric not in metrics:
             raise KeyError(f"{metric!r} is not one of the sweep's metrics: {', '.join(repr(m) for m in metrics if isinstance(m, str))}")
         return type(self)(

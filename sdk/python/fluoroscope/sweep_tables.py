@@ -49,6 +49,8 @@ def to_pandas(result: SweepResult, metrics: Sequence[SweepResult]) -> pandas.Dat
             normalized = np.full_like(told, np.nan)
         numbers[name] = told.ravel()
         numbers["normalized" if len(metrics) == 1 else f"{one.metric}_normalized"] = normalized.ravel()
+    if len(data | numbers) < len(data) + 2 * len(metrics):
+        raise ValueError(f"a metric has the name of another column ({', '.join(data)}, normalized); give it another `name`")
     frame = pd.DataFrame(data | numbers)
     if result.has_paths:  # pairs that cannot exist
         frame = frame[np.isfinite(result.values.ravel())].reset_index(drop=True)
