@@ -101,6 +101,7 @@ absl::StatusOr<Linear> ReadUnembedding(const Architecture& arch, const at::Tenso
   }
   if (top.Has(name)) {
     if (const absl::Status status = top.CheckCopy(name, body.FullName(embed_name)); !status.ok()) {
+      if (!absl::IsInvalidArgument(status)) return status;
       return absl::Status(status.code(), std::string(status.message()) +
                                              "; config.json's tie_word_embeddings (which may be a default) says that both are one matrix");
     }

@@ -101,14 +101,14 @@ int64_t GradientResultBytes(const RowPlan& row, const Architecture& arch) {
   return bytes;
 }
 
-int64_t GradientPeakBytes(const RunPlan& plan, const RowPlan& row, int64_t before) {
+int64_t GradientPeakBytes(const RunPlan& plan, const RowPlan& row, int64_t before, int64_t shared) {
   const model::Model& model = *plan.model;
   const Architecture& arch = model.arch;
   const int64_t element_size = static_cast<int64_t>(c10::elementSize(model.dtype)), token = row.length() * element_size;
   const int64_t line = token * arch.d_model;  // of the residual
   const std::vector<BackwardPass> passes = BackwardPasses(row, arch);
   int64_t first = 1 + 2 * arch.layers, last = 0, results = before, most = 0;
-  const auto unsent = [&](int64_t all, int64_t at_once) { return UnsentBytes(plan, all, at_once); };
+  const auto unsent = [&](int64_t all, int64_t at_once) { return UnsentBytes(plan, all, at_once + shared); };
   for (const BackwardPass& pass : passes) {
     first = std::min(first, pass.first);
     last = std::max(last, pass.last);

@@ -1,5 +1,7 @@
 #include "run/logits_run.h"
 
+#include <algorithm>
+
 #include "model/forward.h"
 
 namespace fluoroscope::run {
@@ -81,9 +83,14 @@ void LogitsRun::Unembed(const std::vector<Piece>& pieces) {
     for (size_t i = 0; i < piece.count; ++i)
       lines.push_back(live_.Find(piece.slot)->LineOf(Row(piece.slot).plan->logits->positions[piece.first + i]));
   const at::Tensor logits = model::Unembed(model_, model::TakeLines(normalized_, model::IndexTensor(lines, model_.device)), /*columns=*/{});
+  // Memory is never shared between runs: one with a slow reader would hold what another was charged for.
+  const Lane* const lane = Row(pieces.front().slot).lane;
+  const bool one_lane = std::all_of(pieces.begin(), pieces.end(), [&](const Piece& piece) { return Row(piece.slot).lane == lane; });
   int64_t line = 0;
   for (const Piece& piece : pieces) {
-    Emit(piece, logits.narrow(0, line, static_cast<int64_t>(piece.count)));
+    const at::Tensor own = logits.narrow(0, line, static_cast<int64_t>(piece.count));
+    const bool whole = piece.count == Row(piece.slot).plan->logits->positions.size();
+    Emit(piece, one_lane || !whole ? own : own.clone());
     line += static_cast<int64_t>(piece.count);
   }
 }

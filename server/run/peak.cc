@@ -105,6 +105,7 @@ Peak PeakOf(const RunPlan& plan) {
     largest_keep = std::max(largest_keep, bytes / static_cast<int64_t>(given.value.element_size()));
   }
   Peak peak;
+  int64_t shared = 0;  // what a reader may leave of memory that lines of several rows lie in: of any batch so far
   for (const RowPlan& row : plan.rows) {
     for (const KeepPlan& keep : row.keeps) largest_keep = std::max(largest_keep, Elements(keep.place, row, arch));
     if (row.start) kept += static_cast<int64_t>(row.start->value.nbytes());
@@ -121,8 +122,9 @@ Peak PeakOf(const RunPlan& plan) {
     }
     // What of the results is unsent, if the reader stops at the worst moment.
     const BatchResults made = ResultsOf(plan, batch);
+    shared = std::max(shared, made.shared);
     const bool holds = Pools(plan, batch, made, results);
-    const auto unsent = [&](int64_t all, int64_t piece) { return UnsentBytes(plan, all, (holds ? made.all() : piece) + made.shared); };
+    const auto unsent = [&](int64_t all, int64_t piece) { return UnsentBytes(plan, all, (holds ? made.all() : piece) + shared); };
     const int64_t layers = std::max(LayersBytes(plan, batch, element_size, largest_keep), LensBytes(plan, batch, element_size));
     results += made.captures;
     peak.most = std::max(peak.most, kept + unsent(results, made.captures_piece) + layers);
@@ -132,7 +134,7 @@ Peak PeakOf(const RunPlan& plan) {
   }
   for (const RowPlan& row : plan.rows) {
     if (row.gradients.empty()) continue;
-    peak.most = std::max(peak.most, kept + GradientPeakBytes(plan, row, results));
+    peak.most = std::max(peak.most, kept + GradientPeakBytes(plan, row, results, shared));
     results += GradientResultBytes(row, arch);
   }
   peak.most += peak.handles;

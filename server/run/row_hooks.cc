@@ -36,10 +36,16 @@ bool OneLane(const LaneRows& rows) {
   return std::all_of(rows.begin(), rows.end(), [&](const LaneRow& row) { return row.lane == rows.front().lane; });
 }
 
-// A captured slice may share the batch's memory only if that memory is mostly what was captured, else it would keep alive (and the budget
-// would not know of) far more than was asked for.
+// Whether intervention::Read gives a view of the value and no copy.
+bool IsView(const Region& region) {
+  const auto lines = static_cast<int64_t>(region.lines.size());
+  return region.lines.back() - region.lines.front() + 1 == lines && (region.head_axis < 0 || region.heads.empty()) && region.units.empty();
+}
+
+// A captured slice may share the batch's memory only if all of that memory is captured so, else it would keep alive (and the budget would
+// not know of) more than was asked for.
 bool MayShare(const at::Tensor& value, int64_t lines, int64_t sent_lines) {
-  return value.is_contiguous() && value.storage().nbytes() == value.nbytes() && sent_lines * 8 >= lines * 7;
+  return value.is_contiguous() && value.storage().nbytes() == value.nbytes() && sent_lines == lines;
 }
 
 }  // namespace
@@ -97,7 +103,8 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
     Region region = Locate(action.place(), *span, row == nullptr);
     if (region.lines.empty()) continue;
     if (action.edit == nullptr) {
-      if (action.capture != nullptr && SendsLines(*action.capture)) sent_lines.insert(region.lines.begin(), region.lines.end());
+      if (action.capture != nullptr && IsView(region) && SendsLines(*action.capture))
+        sent_lines.insert(region.lines.begin(), region.lines.end());
       reads.push_back({&action, std::move(region)});
       continue;
     }

@@ -111,6 +111,12 @@ absl::Status Checkpoint::Impl::AddIndexed(const std::map<std::string, std::strin
     }
     places[name] = {&*shard, &entry->second};
   }
+  std::set<std::string> seen;
+  for (const Shard& shard : shards)
+    for (const auto& [name, entry] : shard.header.tensors)
+      if (!seen.insert(name).second)
+        return absl::InvalidArgumentError(
+            absl::StrCat("tensor \"", absl::CEscape(name), "\" is in more than one shard; ", shard.name, " is one"));
   return absl::OkStatus();
 }
 
