@@ -118,6 +118,19 @@ TEST(CheckpointTest, ReadsShardsThroughTheIndex) {
   EXPECT_EQ(checkpoint->tensor_bytes(), 12u);
 }
 
+TEST(CheckpointTest, ATensorInTwoShardsIsRefused) {
+  const TempDir dir;
+  dir.Write("one.safetensors", ShardOf("a", {1, 2}));
+  dir.Write("two.safetensors", SafetensorsBytes(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                                                R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+                                                RawBytes<float>({3, 4})));
+  dir.Write("model.safetensors.index.json", R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors"}})");
+  const auto checkpoint = Checkpoint::Open(dir.path());
+  EXPECT_EQ(checkpoint.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(checkpoint.status().message()),
+              testing::HasSubstr("tensor \"a\" is in more than one shard; two.safetensors is one"));
+}
+
 TEST(CheckpointTest, NamesTellOfTensorsThatTheIndexLeavesOut) {
   const TempDir dir;
   dir.Write("model-1.safetensors", SmallFile());
