@@ -118,6 +118,15 @@ def test_a_lens_has_its_positions_in_that_order(model):
     np.testing.assert_allclose(turned.logprobs, plain.logprobs[:, [7, 2]], atol=2e-5)
 
 
+def test_what_is_kept_is_in_ascending_order_in_the_prompt_at_hand(model, whole):
+    with model.keep(LONG, SITES[0], positions=[-10, 9]) as handle:  # 1 and 9 of 11
+        np.testing.assert_allclose(handle.numpy(), whole[0][1][SITES[0]][[1, 9]], atol=2e-6)
+    before = len(model._client.handles())
+    with pytest.raises(ValueError, match=r"\[9, -10\] are not in prompt 0, which has 11 tokens"):
+        model.keep(LONG, SITES[0], positions=[9, -10])
+    assert len(model._client.handles()) == before
+
+
 def test_a_union_is_in_ascending_order(model, whole):
     _, cache = model.run_with_cache(LONG, SITES[0], positions=[9, slice(0, 2)], logits=None, remove_batch_dim=True)
     assert cache.positions(SITES[0]) == ((0, 1, 9),)
@@ -143,7 +152,7 @@ def test_indices_that_meet_in_a_short_prompt_are_one(model, whole):
         ({"logits": fs.Logits([2, 2])}, "positions has 2 twice"),
         ({"metrics": [fs.metrics.prob(7, positions=[1, 1])]}, "positions has 1 twice"),
         ({"metrics": [fs.metrics.kl(SHORT, positions=[4, 1], reference_positions=[1, 4])]}, "positions must be written in ascending order"),
-        ({"metrics": [fs.metrics.kl(SHORT, positions=[1, 4], reference_positions=[-1, 1])]}, "reference_positions must be written in ascending order"),
+        ({"metrics": [fs.metrics.kl(SHORT, positions=[1, 4], reference_positions=[-1, 1])]}, r"\(reference\)\.positions must be written in ascending order"),
     ],
 )
 def test_what_is_refused(model, arguments, message):

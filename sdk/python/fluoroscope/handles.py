@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from fluoroscope.client import Client
     from fluoroscope.interventions import Intervention
     from fluoroscope.model import Model
+    from fluoroscope.requests import Plan
     from fluoroscope.running import NamesFilter
+    from fluoroscope.wire import Reply
 
 _SERVICE = "/fluoroscope.v1.Handles/"
 _CHUNK = 2 * 1024 * 1024 - 64
@@ -263,7 +265,8 @@ def keep(
 def _refuse_turned(plan: Plan, reply: Reply, made: list[Handle]) -> None:
     """[5, -10] is in ascending order or not as a prompt is long: what turned out not to be is given back."""
     asked, long = plan.request.captures[0].select.positions, lengths(plan.request.prompts[: plan.rows], reply.header)
-    turned = next((message for message in reply.handles if as_written(asked, message.positions, long[message.row]) is not None), None)
+    orders = [as_written(asked, message.positions, long[message.row]) or [] for message in reply.handles]
+    turned = next((message for message, order in zip(reply.handles, orders, strict=True) if order != sorted(order)), None)
     if turned is None:
         return
     for handle in made:
