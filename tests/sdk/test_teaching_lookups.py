@@ -144,3 +144,13 @@ def test_the_same_when_awaited(model):
         assert awaited.hooks()["z", 3].name == "blocks.{l}.attn.hook_z"
 
     asyncio.run(ask())
+
+
+def test_short_names_outside_the_layers(model):
+    for asked in ("embed", ["embed"], [("embed",)], "hook_embed"):
+        _, one = model.run_with_cache(TEXT, asked, logits=None)
+        assert list(one) == ["hook_embed"], asked
+
+
+def test_a_key_that_is_not_there_is_quickly_told(cache):
+    assert SITE in cache and ("resid_pre", 5) in cache and ("resid_pre", 7) not in cache and "blocks.7.hook_resid_pre" not in cache and "embed" not in cache
