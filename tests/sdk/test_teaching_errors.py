@@ -9,17 +9,11 @@ import pytest
 from fluoroscope import hints, suggest, sweep
 from fluoroscope.selections import as_prompts
 
+from .refusals import refused
+
 CLEAN, CORRUPT = "The capital of France is", "The capital of Italy is"
 DIFF = fs.metrics.logit_diff(" Paris", " Rome")
 SITE = "blocks.5.hook_resid_pre"
-
-
-def refused(ask, *words, kind=ValueError):
-    """The message of a refusal holds all of these."""
-    with pytest.raises(kind) as caught:
-        ask()
-    message = caught.value.args[0]
-    assert all(word in message for word in words), message
 
 
 def test_a_name_that_is_not_known():

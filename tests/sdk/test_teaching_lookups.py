@@ -9,18 +9,12 @@ import pytest
 from fluoroscope.arrays import float32
 from fluoroscope.names import hook_name
 
+from .refusals import refused
+
 torch = pytest.importorskip("torch")
 
 TEXT = "The capital of France is"
 SITE = "blocks.5.hook_resid_pre"
-
-
-def refused(ask, *words, kind=ValueError):
-    """The message of a refusal holds all of these."""
-    with pytest.raises(kind) as caught:
-        ask()
-    message = caught.value.args[0]
-    assert all(word in message for word in words), message
 
 
 @pytest.fixture(scope="module")

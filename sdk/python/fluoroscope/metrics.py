@@ -81,7 +81,7 @@ class Metric:
     def __repr__(self) -> str:
         return f"{self.kind}({self.shown})"
 
-    # In a pickle messages are bytes. Results are found by a metric's identity, and a metric never changes, so a copy is the same one.
+    # In a pickle messages are bytes. A metric never changes, so a copy is the same one.
 
     def __getstate__(self) -> dict[str, Any]:
         parts = []

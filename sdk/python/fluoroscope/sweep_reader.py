@@ -47,7 +47,6 @@ def read_paths(plan: PathPlan, messages: Iterable[bytes], progress: bool | None)
     if header.convention.startswith("edge"):  # scores are changes
         per_pair += reader.base.reshape(*reader.base.shape, *[1] * len(axes))
         title = f"edges by {header.convention.partition(':')[0]}"
-    per_pair[..., ~possible] = np.nan  # where nothing can be heard, the base run's value would be no finding
     into = "clean into corrupt" if plan.request.direction == patching_pb2.SWEEP_DIRECTION_DENOISE else "corrupt into clean"
     checks = reader.checks(per_pair.shape[2:])
     return PathResult(
