@@ -23,6 +23,7 @@
 #include "model/forward.h"
 #include "model/model.h"
 #include "tensor/compute_threads.h"
+#include "tensor/counting_allocator.h"
 
 namespace fs = fluoroscope::client;
 namespace v1 = fluoroscope::v1;
@@ -95,6 +96,7 @@ int main(int argc, char** argv) {
   // Like the server's executor: a thread of its own, placed on a core with its helpers, so that the client's thread is not.
   std::jthread computing([&] {
     const c10::InferenceMode no_gradients;
+    fluoroscope::tensor::InstallCountingAllocator();  // the server's, which gives weights their huge pages
     const std::shared_ptr<const model::Model> m = Must(model::Model::Load(argv[3], {}));
     at::set_num_threads(threads);
     fluoroscope::tensor::PlaceComputeThreads();

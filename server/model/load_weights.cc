@@ -18,16 +18,18 @@ absl::Status WeightReader::Read(const std::string& name, const at::Tensor& out) 
   if (taken_ != nullptr) taken_->insert(name);
   if (out.is_meta()) return checkpoint_.Check(name, out.sizes());
   FS_RETURN_IF_ERROR(GoOn());
-  FS_RETURN_IF_ERROR(checkpoint_.LoadInto(name, out));
+  const at::Tensor host = out.is_cpu() ? out : at::empty(out.sizes(), out.options().device(at::kCPU));
+  FS_RETURN_IF_ERROR(checkpoint_.LoadInto(name, host));
+  if (!host.is_same(out)) out.copy_(host);
   if (progress_ != nullptr) progress_->done_bytes += out.nbytes();
   return absl::OkStatus();
 }
 
 absl::StatusOr<at::Tensor> WeightReader::Tensor(const std::string& name, at::IntArrayRef shape) const {
-  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name, shape));  // before any memory is taken for it
-  const at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(dtype_).device(Host()));
+  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name, shape));  // a wrong configuration's shape may be too large for any tensor
+  const at::Tensor tensor = arena_.Take(shape, dtype_);
   FS_RETURN_IF_ERROR(Read(prefix_ + name, tensor));
-  return tensor.to(device_);
+  return tensor;
 }
 
 absl::StatusOr<NormWeights> WeightReader::Norm(const std::string& name, int64_t size, bool bias) const {
@@ -43,29 +45,28 @@ absl::StatusOr<Linear> WeightReader::FusedLinear(const std::vector<Part>& parts,
   int64_t out = 0;
   for (const Part& part : parts) {
     out += part.out;
-    FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + part.name + ".weight", {part.out, in}));  // before memory is taken for all of them
-  }
-  const at::TensorOptions options = at::TensorOptions().dtype(dtype_).device(Host());
-  at::Tensor weight = at::empty({out, in}, options);
-  at::Tensor biases = bias ? at::empty({out}, options) : at::Tensor();
-  int64_t row = 0;
-  for (const Part& part : parts) {
-    FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".weight", weight.narrow(0, row, part.out)));
-    if (bias) FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".bias", biases.narrow(0, row, part.out)));
-    row += part.out;
+    FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + part.name + ".weight", {part.out, in}));
   }
   Linear linear;
-  linear.weight = weight.to(device_);
-  if (bias) linear.bias = biases.to(device_);
+  linear.weight = arena_.Take({out, in}, dtype_);
+  if (bias) linear.bias = arena_.Take({out}, dtype_);
+  int64_t row = 0;
+  for (const Part& part : parts) {
+    FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".weight", linear.weight.narrow(0, row, part.out)));
+    if (bias) FS_RETURN_IF_ERROR(Read(prefix_ + part.name + ".bias", linear.bias.narrow(0, row, part.out)));
+    row += part.out;
+  }
   return linear;
 }
 
 absl::StatusOr<Linear> WeightReader::TransposedLinear(const std::string& name, int64_t out, int64_t in, bool bias) const {
+  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name + ".weight", {in, out}));
   Linear linear;
-  FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name + ".weight", {in, out}));  // before any memory is taken for it
-  const at::Tensor stored = at::empty({in, out}, at::TensorOptions().dtype(dtype_).device(Host()));
+  linear.weight = arena_.Take({out, in}, dtype_);
+  const at::Device host = linear.weight.is_meta() ? at::kMeta : at::kCPU;
+  const at::Tensor stored = at::empty({in, out}, at::TensorOptions().dtype(dtype_).device(host));
   FS_RETURN_IF_ERROR(Read(prefix_ + name + ".weight", stored));
-  linear.weight = stored.t().contiguous().to(device_);
+  linear.weight.copy_(stored.t());
   if (bias) {
     FS_ASSIGN_OR_RETURN(linear.bias, Tensor(name + ".bias", {out}));
   }
@@ -76,7 +77,7 @@ absl::Status WeightReader::CheckCopy(const std::string& name, const std::string&
   if (taken_ != nullptr) taken_->insert(prefix_ + name);
   FS_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, checkpoint_.ShapeOf(original));
   FS_RETURN_IF_ERROR(checkpoint_.Check(prefix_ + name, shape));
-  if (device_.is_meta()) return absl::OkStatus();
+  if (!arena_.has_memory()) return absl::OkStatus();
   FS_ASSIGN_OR_RETURN(const at::Tensor copy, checkpoint_.View(prefix_ + name));
   FS_ASSIGN_OR_RETURN(const at::Tensor wanted, checkpoint_.View(original));
   bool same = copy.scalar_type() == wanted.scalar_type();

@@ -8,21 +8,22 @@
 
 #include "absl/status/statusor.h"
 #include "model/architecture.h"
+#include "model/weight_arena.h"
 #include "model/weights.h"
 #include "residency/load_progress.h"
 #include "tensor/checkpoint.h"
 
 namespace fluoroscope::model {
 
-// Reads tensors of one checkpoint, in one dtype, onto one device. Errors name the tensor and what was expected. On the meta device it only
-// checks that every tensor is there in its shape, and reads nothing.
+// Reads tensors of one checkpoint, in one dtype, into one arena. Errors name the tensor and what was expected. Into an arena without memory
+// it only checks that every tensor is there in its shape, and reads nothing.
 class WeightReader {
  public:
   // `progress`, if there is one, hears of every tensor and is asked whether to go on (CANCELLED). `taken`, if there is one, gets the full
   // name of every tensor that was asked for.
-  WeightReader(const tensor::Checkpoint& checkpoint, at::ScalarType dtype, at::Device device, std::string prefix,
+  WeightReader(const tensor::Checkpoint& checkpoint, at::ScalarType dtype, WeightArena& arena, std::string prefix,
                residency::LoadProgress* progress = nullptr, std::set<std::string>* taken = nullptr)
-      : checkpoint_(checkpoint), dtype_(dtype), device_(device), prefix_(std::move(prefix)), progress_(progress), taken_(taken) {}
+      : checkpoint_(checkpoint), dtype_(dtype), arena_(arena), prefix_(std::move(prefix)), progress_(progress), taken_(taken) {}
 
   // One part of a fused matrix: rows [out] of the result.
   struct Part {
@@ -44,7 +45,7 @@ class WeightReader {
   // One matrix stored as [in, out] (GPT-2's Conv1D), transposed.
   absl::StatusOr<Linear> TransposedLinear(const std::string& name, int64_t out, int64_t in, bool bias) const;
 
-  // Whether a tensor has the dtype, shape and bytes of another, whose full name is `original`; INVALID_ARGUMENT if not. On the meta device
+  // Whether a tensor has the dtype, shape and bytes of another, whose full name is `original`; INVALID_ARGUMENT if not. Without memory
   // only the shape is compared.
   absl::Status CheckCopy(const std::string& name, const std::string& original) const;
 
@@ -52,11 +53,10 @@ class WeightReader {
   absl::Status GoOn() const;
   // Into `out`, which has the tensor's shape.
   absl::Status Read(const std::string& name, const at::Tensor& out) const;
-  at::Device Host() const { return device_.is_meta() ? device_ : at::Device(at::kCPU); }
 
   const tensor::Checkpoint& checkpoint_;
   at::ScalarType dtype_;
-  at::Device device_;
+  WeightArena& arena_;
   std::string prefix_;
   residency::LoadProgress* progress_;
   std::set<std::string>* taken_;

@@ -6,10 +6,12 @@
 #include <sstream>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/status_macros.h"
 #include "model/families/family.h"
 #include "model/rotary.h"
 #include "model/unread_tensors.h"
+#include "model/weight_arena.h"
 #include "tensor/checkpoint.h"
 #include "tensor/counting_allocator.h"
 #include "tensor/dtype.h"
@@ -76,16 +78,17 @@ struct Opened {
   std::string prefix;  // of the tensors' names
   at::ScalarType dtype;
 
-  absl::StatusOr<Weights> Read(at::Device device, residency::LoadProgress* progress, std::set<std::string>* taken = nullptr) const {
-    return family->load(arch, {checkpoint, dtype, device, prefix, progress, taken}, {checkpoint, dtype, device, "", progress, taken});
+  absl::StatusOr<Weights> Read(WeightArena& arena, residency::LoadProgress* progress, std::set<std::string>* taken = nullptr) const {
+    return family->load(arch, {checkpoint, dtype, arena, prefix, progress, taken}, {checkpoint, dtype, arena, "", progress, taken});
   }
 
-  // The weights as shapes, from the headers alone, when all that the architecture needs is there and nothing else.
-  absl::StatusOr<Weights> Shapes() const {
+  // What the weights take in an arena, from the headers alone, when all that the architecture needs is there and nothing else.
+  absl::StatusOr<int64_t> Bytes() const {
     std::set<std::string> taken;
-    FS_ASSIGN_OR_RETURN(Weights weights, Read(at::kMeta, nullptr, &taken));
+    WeightArena shapes;
+    FS_RETURN_IF_ERROR(Read(shapes, nullptr, &taken).status());
     FS_RETURN_IF_ERROR(CheckAllRead(checkpoint.names(), taken, *family, prefix));
-    return weights;
+    return shapes.taken_bytes();
   }
 };
 
@@ -102,7 +105,7 @@ absl::StatusOr<Opened> Open(const std::string& directory, const Model::Options& 
 
 absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& directory, const Model::Options& options) {
   FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
-  FS_RETURN_IF_ERROR(opened.Shapes().status());  // before any time or memory goes into a bad checkpoint
+  FS_ASSIGN_OR_RETURN(const int64_t bytes, opened.Bytes());  // before any time or memory goes into a bad checkpoint
   auto model = std::make_shared<Model>();
   model->arch = opened.arch;
   model->device = options.device;
@@ -112,15 +115,13 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& dire
   // Hashing reads the same pages as loading; both are bound by one core, so they run side by side.
   absl::StatusOr<std::string> sha256;
   std::jthread hashing([&] { sha256 = opened.checkpoint.sha256(cancel); });
+  absl::Cleanup give_up = [&] { cancel.Cancel(); };  // nobody needs the hash of weights that were not loaded
   tensor::ScopedAccount account(tensor::Account::kWeights);
-  absl::StatusOr<Weights> weights = opened.Read(model->device, options.progress);
-  if (!weights.ok()) {
-    cancel.Cancel();  // nobody needs the hash
-    return weights.status();
-  }
-  model->weights = *std::move(weights);
+  WeightArena arena(bytes, model->device);
+  FS_ASSIGN_OR_RETURN(model->weights, opened.Read(arena, options.progress));
   if (model->arch.positions == PositionScheme::kRotary)
     std::tie(model->rotary_cos, model->rotary_sin) = RotaryTables(model->arch, model->dtype, model->device);
+  std::move(give_up).Cancel();
   hashing.join();
   FS_ASSIGN_OR_RETURN(model->weights_sha256, std::move(sha256));
   opened.checkpoint.DropPages();
@@ -130,8 +131,8 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadGuarded(const std::string& dire
 
 absl::StatusOr<uint64_t> MeasureGuarded(const std::string& directory, const Model::Options& options) {
   FS_ASSIGN_OR_RETURN(const Opened opened, Open(directory, options));
-  FS_ASSIGN_OR_RETURN(const Weights weights, opened.Shapes());
-  auto bytes = static_cast<uint64_t>(weights.Bytes());
+  FS_ASSIGN_OR_RETURN(const int64_t weight_bytes, opened.Bytes());
+  auto bytes = static_cast<uint64_t>(weight_bytes);
   if (opened.arch.positions == PositionScheme::kRotary)  // cos and sin, of half a head each
     bytes += static_cast<uint64_t>(opened.arch.context * opened.arch.d_head) * c10::elementSize(opened.dtype);
   return bytes;

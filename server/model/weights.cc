@@ -18,11 +18,12 @@ std::vector<at::Tensor> AllTensors(const Weights& w) {
   return all;
 }
 
+// A tied tensor is the same tensor twice: it begins at the same place.
 int64_t Sum(const Weights& w, int64_t (*size)(const at::Tensor&)) {
   std::unordered_set<const void*> seen;
   int64_t total = 0;
   for (const at::Tensor& t : AllTensors(w))
-    if (t.defined() && seen.insert(t.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl()).second) total += size(t);
+    if (t.defined() && seen.insert(t.const_data_ptr()).second) total += size(t);
   return total;
 }
 
@@ -46,7 +47,7 @@ at::Tensor Linear::ApplyRange(const at::Tensor& x, int64_t start, int64_t size) 
 }
 
 int64_t Weights::Bytes() const {
-  return Sum(*this, [](const at::Tensor& t) { return static_cast<int64_t>(t.storage().nbytes()); });
+  return Sum(*this, [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); });
 }
 
 int64_t Weights::Parameters() const {

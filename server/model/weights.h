@@ -39,7 +39,7 @@ struct Weights {
   NormWeights ln_final;
   Linear unembed;  // [vocabulary, d_model]; shares its storage with `embed` when tied
 
-  int64_t Bytes() const;       // storage, tied tensors once
+  int64_t Bytes() const;       // tied tensors once
   int64_t Parameters() const;  // tied tensors once
 };
 
