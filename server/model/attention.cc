@@ -96,6 +96,7 @@ at::Tensor Attend(const Model& model, int64_t layer, const at::Tensor& q, const 
     else if (!explicit_row)
       while (end < queries.size() && !is_explicit(queries[end].slot) && alike(i, end)) ++end;
     const auto lines = [&](const at::Tensor& x, const std::vector<RowSpan>& rows) {
+      if (i == 0 && end == rows.size()) return x;
       return x.narrow(0, rows[i].begin, rows[end - 1].begin + rows[end - 1].size() - rows[i].begin);
     };
     const at::Tensor q_lines = lines(q, queries), k_lines = lines(k, keys), v_lines = lines(v, keys);

@@ -1,6 +1,7 @@
 #include "model/forward.h"
 
 #include "model/attention.h"
+#include "model/columns.h"
 #include "model/half_products.h"
 #include "model/line_gradients.h"
 #include "model/norm.h"
@@ -37,8 +38,8 @@ void VisitInputs(const Architecture& arch, int64_t layer, const at::Tensor& resi
 // edited result is what their attention then adds up to.
 at::Tensor ProjectHeads(const Model& model, int64_t layer, const at::Tensor& z, const PackedRows& rows, SiteHooks& hooks) {
   const Linear& out = model.weights.blocks[static_cast<size_t>(layer)].attn_out;
-  if (!hooks.Wants(Site::kResult, layer)) return HalfOr(out, z.flatten(1));
-  at::Tensor attn_out = out.Apply(z.flatten(1));
+  if (!hooks.Wants(Site::kResult, layer)) return HalfOr(out, JoinHeads(z));
+  at::Tensor attn_out = out.Apply(JoinHeads(z));
   const at::Tensor per_head =
       out.weight.to(z.scalar_type()).view({model.arch.d_model, model.arch.heads, model.arch.d_head}).permute({1, 2, 0});
   for (const RowSpan& row : rows.rows()) {
@@ -61,7 +62,7 @@ at::Tensor AddToResidual(const at::Tensor& resid, at::Tensor out, Site site, int
     if (!is_seen && HasLineKernels(resid) && HasHalfLineKernels(out)) return AddHalfLines(resid, out);
     out = out.to(resid.scalar_type());
   }
-  if (!is_seen) return out.add_(resid);
+  if (!is_seen) return CanAddLines(out, resid) ? AddLines(std::move(out), resid) : out.add_(resid);
   return resid + hooks.At(site, layer, rows, std::move(out));
 }
 
@@ -90,11 +91,11 @@ at::Tensor AttentionPart(const Model& model, int64_t layer, const at::Tensor& re
   const int64_t q_size = arch.q_size(), kv_size = arch.kv_size();
   const bool rotary = arch.positions == PositionScheme::kRotary;
   at::Tensor q, kv, resid = resid_pre;
+  int64_t first_kv = 0;  // column of kv where the keys begin
   Angles q_angles = angles;
   if (keep.tokens() == rows.tokens()) {
-    const at::Tensor qkv = block.qkv.Apply(x);
-    q = qkv.narrow(1, 0, q_size);
-    kv = qkv.narrow(1, q_size, 2 * kv_size);
+    q = kv = block.qkv.Apply(x);
+    first_kv = q_size;
   } else {
     const at::Tensor lines = rows.LinesOf(keep, model.device);
     kv = block.qkv.ApplyRange(x, q_size, 2 * kv_size);
@@ -102,9 +103,9 @@ at::Tensor AttentionPart(const Model& model, int64_t layer, const at::Tensor& re
     resid = TakeLines(resid_pre, lines);
     if (rotary) q_angles = {TakeLines(angles.cos, lines), TakeLines(angles.sin, lines)};
   }
-  q = Visit(hooks, Site::kQ, layer, keep, q.unflatten(1, {arch.heads, arch.d_head}));
-  at::Tensor k = Visit(hooks, Site::kK, layer, rows, kv.narrow(1, 0, kv_size).unflatten(1, {arch.kv_heads, arch.d_head}));
-  const at::Tensor v = Visit(hooks, Site::kV, layer, rows, kv.narrow(1, kv_size, kv_size).unflatten(1, {arch.kv_heads, arch.d_head}));
+  q = Visit(hooks, Site::kQ, layer, keep, HeadColumns(q, 0, arch.heads, arch.d_head));
+  at::Tensor k = Visit(hooks, Site::kK, layer, rows, HeadColumns(kv, first_kv, arch.kv_heads, arch.d_head));
+  const at::Tensor v = Visit(hooks, Site::kV, layer, rows, HeadColumns(kv, first_kv + kv_size, arch.kv_heads, arch.d_head));
   if (rotary) {
     q = Visit(hooks, Site::kRotQ, layer, keep, Rotate(q, q_angles));
     k = Visit(hooks, Site::kRotK, layer, rows, Rotate(k, angles));
@@ -127,8 +128,8 @@ at::Tensor MlpPart(const Model& model, int64_t layer, const at::Tensor& resid_mi
   at::Tensor post;
   if (arch.gated_mlp) {
     const at::Tensor both = block.mlp_in.Apply(x);
-    const at::Tensor gate = Visit(hooks, Site::kMlpPre, layer, rows, both.narrow(1, 0, arch.d_mlp));
-    const at::Tensor up = Visit(hooks, Site::kMlpPreLinear, layer, rows, both.narrow(1, arch.d_mlp, arch.d_mlp));
+    const at::Tensor gate = Visit(hooks, Site::kMlpPre, layer, rows, Columns(both, 0, arch.d_mlp));
+    const at::Tensor up = Visit(hooks, Site::kMlpPreLinear, layer, rows, Columns(both, arch.d_mlp, arch.d_mlp));
     const bool in_lines = arch.activation == Activation::kSilu && HasLineKernels(gate) && HasLineKernels(up);
     const bool is_read = hooks.Wants(Site::kMlpPre, layer) || hooks.Wants(Site::kMlpPreLinear, layer);
     if (in_lines && !IsRecorded(both))

@@ -1,6 +1,7 @@
 #include "model/line_kernels.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -73,6 +74,13 @@ FS_AVX512 void GateLine(const float* gate, const float* up, int64_t n, float* ou
   for (int64_t c = 0; c < n; c += kLanes) {
     const __mmask16 mask = MaskOf(n - c);
     _mm512_mask_storeu_ps(out + c, mask, SiluTimes(_mm512_maskz_loadu_ps(mask, gate + c), _mm512_maskz_loadu_ps(mask, up + c)));
+  }
+}
+
+FS_AVX512 void AddLine(const float* x, int64_t n, float* out) {
+  for (int64_t c = 0; c < n; c += kLanes) {
+    const __mmask16 mask = MaskOf(n - c);
+    _mm512_mask_storeu_ps(out + c, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out + c), _mm512_maskz_loadu_ps(mask, x + c)));
   }
 }
 
@@ -159,6 +167,19 @@ at::Tensor GateLines(const at::Tensor& gate, const at::Tensor& up) {
   return y;
 }
 
+bool CanAddLines(const at::Tensor& out, const at::Tensor& x) {
+  const bool watched = c10::GradMode::is_enabled() && (out.requires_grad() || x.requires_grad());
+  return HasLineKernels(out) && HasLineKernels(x) && out.dim() == 2 && out.is_contiguous() && out.sizes() == x.sizes() && !watched;
+}
+
+at::Tensor AddLines(at::Tensor out, const at::Tensor& x) {
+  const int64_t lines = out.size(0), n = out.size(1);
+  float* const sum = out.mutable_data_ptr<float>();
+  const float* const data = x.const_data_ptr<float>();
+  ForLines(lines, n, [&](int64_t i) { AddLine(data + i * x.stride(0), n, sum + i * n); });
+  return out;
+}
+
 bool HasHalfLineKernels(const at::Tensor& x) {
   return HasAvx512() && x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.is_contiguous() &&
          x.size(1) % (2 * kLanes) == 0;
@@ -185,6 +206,8 @@ at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor& y) {
 
 #else
 
+bool CanAddLines(const at::Tensor&, const at::Tensor&) { return false; }
+at::Tensor AddLines(at::Tensor out, const at::Tensor&) { return out; }
 at::Tensor AddHalfLines(const at::Tensor& x, const at::Tensor&) { return x; }
 bool HasHalfLineKernels(const at::Tensor&) { return false; }
 at::Tensor GateHalfLines(const at::Tensor& both) { return both; }

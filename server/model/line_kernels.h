@@ -31,6 +31,10 @@ at::Tensor RotateLines(const at::Tensor& x, const Angles& angles);
 // silu(gate) * up; both [tokens, n].
 at::Tensor GateLines(const at::Tensor& gate, const at::Tensor& up);
 
+// out + x, both [tokens, n], which takes the place of out. Whether it applies: as above, out contiguous, and autograd watches neither.
+bool CanAddLines(const at::Tensor& out, const at::Tensor& x);
+at::Tensor AddLines(at::Tensor out, const at::Tensor& x);
+
 // Whether the two that follow apply: bfloat16, contiguous [tokens, n] with n a multiple of 32, on a CPU with AVX-512.
 bool HasHalfLineKernels(const at::Tensor& x);
 

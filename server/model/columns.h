@@ -1,0 +1,18 @@
+// Columns of a product's output, as views. What LibTorch's narrow and unflatten need for one (two microseconds, ten times a layer) is a
+// twentieth of a token's time; where autograd does not watch, nothing of that is needed.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace fluoroscope::model {
+
+// Columns [start, start + size) of x [tokens, n].
+at::Tensor Columns(const at::Tensor& x, int64_t start, int64_t size);
+
+// Columns [start, start + heads * d_head) of x [tokens, n], as [tokens, heads, d_head].
+at::Tensor HeadColumns(const at::Tensor& x, int64_t start, int64_t heads, int64_t d_head);
+
+// z [tokens, heads, d_head] as lines [tokens, heads * d_head]; a copy where its heads do not lie side by side.
+at::Tensor JoinHeads(const at::Tensor& z);
+
+}  // namespace fluoroscope::model
