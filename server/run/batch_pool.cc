@@ -66,58 +66,67 @@ void BatchPool::Begin() {
     member.lane->out.Hold();
     AddRows(*member.lane, member.rows, rows);
   }
-  holds_ = true;
+  holds_ = open_ = true;
+  pieces_ = 0;
   lines_ = LinesOf(running_);
   meter_ = StepMeter();  // what an earlier, younger batch of these held is gone
   SortByLength(rows);
   batch_ = std::make_unique<BatchRun>(*model_, std::move(rows));
 }
 
-void BatchPool::GrowUp() {
-  youth_ = 0;
+void BatchPool::LookUp() {
+  const int64_t own = LinesOf(running_);
   int64_t come = 0;
   for (const size_t i : Fitting()) come += waiting_[i].lines;
-  if (come >= LinesOf(running_)) {
+  if (come >= own && repeated_ + own * pieces_ <= (own + come) * Eighth() / 2) {
+    repeated_ += own * pieces_;
     batch_.reset();
     for (const Member& member : running_) member.lane->out.Forget();
     Begin();
+    return;
   }
-  Observe();
-  if (running_.size() > 1) return;
-  holds_ = false;
-  running_.front().lane->out.Release();
-  running_.front().meter->AddShare(meter_.run_ms(), meter_.peak_bytes(), meter_.held_bytes());
+  if (lines_ == own && running_.size() == 1) {  // it began alone
+    Close();
+    holds_ = false;
+    running_.front().lane->out.Release();
+    running_.front().meter->AddShare(meter_.run_ms(), meter_.peak_bytes(), meter_.held_bytes());
+  } else if (pieces_ >= 4 * Eighth()) {
+    Close();
+  }
 }
 
-void BatchPool::Observe() const {
+void BatchPool::Close() {
+  open_ = false;
   size_t rows = 0;
   for (const Member& member : running_) rows += member.rows.size();
   metrics_.ObserveBatch(model_name_, running_.size(), rows, static_cast<size_t>(LinesOf(running_)));
 }
 
 void BatchPool::Step() {
-  if (batch_ != nullptr && youth_ > 0) GrowUp();
+  if (batch_ != nullptr && open_ && pieces_ > 0 && pieces_ % Eighth() == 0) LookUp();
   if (batch_ != nullptr && !holds_ && !running_.front().lane->out.wants_more()) {
     Member member = std::move(running_.front());
     running_.clear();
     member.client->OnApart(std::move(member.rows), std::move(batch_));
   }
   if (batch_ == nullptr) {
+    repeated_ = 0;
     Begin();
     if (batch_ == nullptr) return;
-    youth_ = 1 + model_->arch.layers / 4;  // the embedding, and two pieces a layer
   }
   const Member& first = running_.front();
   bool done = false;
-  int64_t pieces = 0;
   const absl::StatusOr<bool> more = (holds_ ? meter_ : *first.meter).Step([&] {
     done = !batch_->Step();
     if (done) batch_.reset();  // in here, where the meter sees it
-    return !done && ++pieces != youth_ && (holds_ || first.lane->out.wants_more());
+    return !done && !(++pieces_ % Eighth() == 0 && open_) && (holds_ || first.lane->out.wants_more());
   });
   if (more.ok()) {
     if (done) Finish();
-  } else if (running_.size() > 1) {
+    return;
+  }
+  if (open_) Close();
+  if (running_.size() > 1) {
     RunApart();
   } else {
     Member member = std::move(running_.front());
@@ -129,7 +138,7 @@ void BatchPool::Step() {
 }
 
 void BatchPool::Finish() {
-  if (std::exchange(youth_, 0) > 0) Observe();
+  if (open_) Close();
   batch_.reset();
   const std::vector<Member> members = std::exchange(running_, {});
   for (const Member& member : members) {

@@ -40,12 +40,12 @@ class BatchClient {
 // several waves come with one wave after the other, and each is merged with what else waits then. Every row keeps its own plan, kept values
 // and writer (Lane).
 //
-// - A batch is young for an eighth of its layers. Requests sent at the same time arrive within some milliseconds of each other, so when as
-// many lines as it has
-//   have come by then, it begins anew with them; once, so that no more than a sixteenth of the work is done twice.
-// - A batch of one run only sends its results as they arise. When its reader has had enough, that run goes on by itself, out of the others'
-//   way. In a batch of several runs nothing is sent before its end: results wait in their writers (they are charged anyway: unsent.h), so
-//   that no reader can hold it up, and so that it can be run again.
+// - A batch looks up after each eighth of its layers until it is half done. Requests sent at the same time arrive within some milliseconds
+//   of each other, so when as many lines as it has have come by then, it begins anew with them, as long as no more than a sixteenth of the
+//   new batch's work is done twice, all such beginnings together.
+// - A batch of one run only looks up once, and sends its results as they arise from then on. When its reader has had enough, that run goes
+//   on by itself, out of the others' way. In a batch of several runs nothing is sent before its end: results wait in their writers (they
+//   are charged anyway: unsent.h), so that no reader can hold it up, and so that it can be run again.
 // - If a batch of several runs fails, all of them run their rows anew by themselves; the guilty one fails then, alone.
 // - A run that ends early takes its rows out of the batch (BatchRun::Remove); the others' go on where they are.
 // - Batches stay at kPooledLines lines, and runs with larger ones of their own do not come here: merging speeds those up no more, and a
@@ -83,10 +83,11 @@ class BatchPool {
   };
 
   void Begin();   // with running_ and those in waiting_ that fit
-  void GrowUp();  // the end of the batch's youth
+  void LookUp();  // the end of an eighth of an open batch
   void Finish();
   void RunApart();
-  void Observe() const;  // once for each batch, when nobody can join any more
+  void Close();                                                   // nobody can join the batch any more
+  int64_t Eighth() const { return 1 + model_->arch.layers / 4; }  // of a batch's pieces: the embedding, and two a layer
   static int64_t LinesOf(const std::vector<Member>& members);
   std::vector<size_t> Fitting() const;  // those in waiting_ that fit into the batch beside running_
   const std::shared_ptr<const model::Model> model_;
@@ -96,8 +97,10 @@ class BatchPool {
   std::vector<Member> running_;      // in the batch under way
   std::unique_ptr<BatchRun> batch_;  // the batch under way
   int64_t lines_ = 0;                // of the batch when it began, also when some have left since
-  int64_t youth_ = 0;                // so many of its pieces until it is no longer young
-  bool holds_ = false;               // it is young or began with several runs: their writers hold the results
+  bool open_ = false;                // it still looks up
+  int64_t pieces_ = 0;               // that it has done
+  int64_t repeated_ = 0;             // lines times pieces that were done for nothing before it began anew
+  bool holds_ = false;               // it is open or began with several runs: their writers hold the results
   StepMeter meter_;                  // of such a batch
 };
 

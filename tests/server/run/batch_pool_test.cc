@@ -44,6 +44,13 @@ class BatchPoolTest : public PoolFixture {
     return users;
   }
 
+  // Sees all layers.
+  api::ForwardRequest Looks(std::vector<int64_t> lengths) const {
+    api::ForwardRequest request = Request(std::move(lengths));
+    request.captures = {engine::CaptureOf({"blocks.2.hook_resid_post"})};
+    return request;
+  }
+
   std::vector<PooledRun> StartAll(const std::vector<api::ForwardRequest>& requests) {
     std::vector<PooledRun> runs;
     for (const api::ForwardRequest& request : requests) runs.push_back(Start(request));
@@ -198,6 +205,36 @@ TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
   for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], users[i], 1e-5);
   EXPECT_EQ(BatchesOf(4), 1) << "all four";
   EXPECT_EQ(BatchesOf(2), 1) << "the second waves; nothing was counted twice";
+}
+
+// Each beginning is small beside the next: of the last batch's work a sixteenth was done before.
+TEST_F(BatchPoolTest, AYoungBatchBeginsAnewAgainWithManyMore) {
+  const api::ForwardRequest few = Looks({7}), more = Looks({8}), many = Looks({15, 15});
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(few));
+  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  runs.push_back(Start(more));
+  EXPECT_EQ(runs[1].Step(), Progress::kMore);
+  runs.push_back(Start(many));
+  FinishAll(runs);
+  for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], i == 0 ? few : i == 1 ? more : many, 1e-5);
+  EXPECT_EQ(BatchesOf(4), 1) << "all three";
+  EXPECT_EQ(BatchesOf(2), 0);
+}
+
+// To begin again with as few as had come before would do too much of the work twice.
+TEST_F(BatchPoolTest, ABatchThatBeganAnewWaitsForMany) {
+  const api::ForwardRequest few = Looks({7}), more = Looks({8}), again = Looks({16});
+  std::vector<PooledRun> runs;
+  runs.push_back(Start(few));
+  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  runs.push_back(Start(more));
+  EXPECT_EQ(runs[1].Step(), Progress::kMore);
+  runs.push_back(Start(again));
+  FinishAll(runs);
+  for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], i == 0 ? few : i == 1 ? more : again, 1e-5);
+  EXPECT_EQ(BatchesOf(1), 1) << "the last one";
+  EXPECT_EQ(BatchesOf(2), 1) << "the first two";
 }
 
 TEST_F(BatchPoolTest, AYoungBatchGoesOnWhenLessCameThanItHas) {
