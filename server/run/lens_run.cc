@@ -42,18 +42,17 @@ void LensRun::Step() {
   } else {
     chosen = at::index_select(logits, 1, model::IndexTensor(lens.columns, model_.device));
   }
-  job.pieces.push_back({tokens, chosen, chosen - total});
+  const std::array<at::Tensor, 3> made = {tokens, chosen, chosen - total};
+  const size_t first = lens.top_k > 0 ? 0 : 1;
+  for (size_t part = first; part < 3; ++part) job.parts[part].Put(job.next, vectors.size(0), made[part]);
   job.next += count;
   if (job.next < vectors.size(0)) return;
 
   std::vector<int64_t> shape = job.value.sizes().vec();
   shape.back() = chosen.size(1);
   static constexpr const char* kParts[] = {"tokens", "logits", "logprobs"};
-  for (size_t part = lens.top_k > 0 ? 0 : 1; part < 3; ++part) {
-    std::vector<at::Tensor> pieces;
-    for (const auto& piece : job.pieces) pieces.push_back(piece[part]);
-    job.row.lane->out.CapturePart(*job.row.plan, *job.capture, kParts[part], at::cat(pieces).view(shape));
-  }
+  for (size_t part = first; part < 3; ++part)
+    job.row.lane->out.CapturePart(*job.row.plan, *job.capture, kParts[part], job.parts[part].Take().view(shape));
   jobs_.pop_front();
 }
 

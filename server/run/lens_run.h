@@ -5,9 +5,9 @@
 
 #include <array>
 #include <deque>
-#include <vector>
 
 #include "model/model.h"
+#include "run/joined_lines.h"
 #include "run/lane.h"
 
 namespace fluoroscope::run {
@@ -34,8 +34,8 @@ class LensRun {
     LaneRow row;
     const CapturePlan* capture;
     at::Tensor value;
-    int64_t next = 0;                               // vector
-    std::vector<std::array<at::Tensor, 3>> pieces;  // tokens (of top_k), logits, log-probabilities
+    int64_t next = 0;                  // vector
+    std::array<JoinedLines, 3> parts;  // tokens (of top_k), logits, log-probabilities
   };
 
   const model::Model& model_;

@@ -53,8 +53,8 @@ bool LogitsRun::Remove(const Lane& lane) {
   const bool was_unfinished = !pieces_.empty() && pieces_.front().first > 0;
   const bool front_leaves = !pieces_.empty() && Row(pieces_.front().slot).lane == &lane;
   if (was_unfinished && front_leaves) {
-    unfinished_.reset();
-    unfinished_top_.clear();
+    logits_.Forget();
+    for (JoinedLines& part : top_) part.Forget();
   }
   std::erase_if(pieces_, [&](const Piece& piece) { return Row(piece.slot).lane == &lane; });
   model::PackedRows packed(std::move(staying));
@@ -100,27 +100,20 @@ void LogitsRun::Emit(const Piece& piece, const at::Tensor& logits) {
   ResultWriter& out = Row(piece.slot).lane->out;
   const std::vector<int64_t>& positions = row.logits->positions;
   const bool last = piece.first + piece.count == positions.size();
-  if (row.logits->top_k > 0) {
-    const at::Tensor wide = logits.to(at::kFloat);
-    const auto [values, tokens] = at::topk(wide, row.logits->top_k, -1);
-    unfinished_top_.push_back({tokens, values, values - at::logsumexp(wide, -1, /*keepdim=*/true)});
-    if (!last) return;
-    static constexpr const char* kNames[] = {"top.tokens", "top.logits", "top.logprobs"};
-    for (size_t i = 0; i < 3; ++i) {
-      std::vector<at::Tensor> pieces;
-      for (const auto& done : unfinished_top_) pieces.push_back(done[i]);
-      out.Logits(row, kNames[i], positions, at::cat(pieces));
-    }
-    unfinished_top_.clear();
+  const auto first = static_cast<int64_t>(piece.first), lines = static_cast<int64_t>(positions.size());
+  if (row.logits->top_k == 0) {
+    logits_.Put(first, lines, logits);
+    if (last) out.Logits(row, "logits", positions, logits_.Take());
     return;
   }
-  if (piece.count == positions.size()) {
-    out.Logits(row, "logits", positions, logits);
-    return;
-  }
-  if (piece.first == 0) unfinished_ = at::empty({static_cast<int64_t>(positions.size()), logits.size(1)}, logits.options());
-  unfinished_.narrow(0, static_cast<int64_t>(piece.first), logits.size(0)).copy_(logits);
-  if (last) out.Logits(row, "logits", positions, std::exchange(unfinished_, {}));
+  const at::Tensor wide = logits.to(at::kFloat);
+  const auto [values, tokens] = at::topk(wide, row.logits->top_k, -1);
+  top_[0].Put(first, lines, tokens);
+  top_[1].Put(first, lines, values);
+  top_[2].Put(first, lines, values - at::logsumexp(wide, -1, /*keepdim=*/true));
+  if (!last) return;
+  static constexpr const char* kNames[] = {"top.tokens", "top.logits", "top.logprobs"};
+  for (size_t i = 0; i < 3; ++i) out.Logits(row, kNames[i], positions, top_[i].Take());
 }
 
 }  // namespace fluoroscope::run

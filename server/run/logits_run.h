@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/packed_rows.h"
+#include "run/joined_lines.h"
 #include "run/lane.h"
 #include "run/metrics_run.h"
 
@@ -43,10 +44,11 @@ class LogitsRun {
   model::PackedRows live_;
   at::Tensor normalized_;
   std::optional<MetricsRun> metrics_;
-  std::deque<Piece> pieces_;                               // waiting
-  at::Tensor unfinished_;                                  // logits [positions, vocabulary] of a row that is unembedded in several steps
-  size_t next_row_ = 0;                                    // of live_: chosen columns, a row a step
-  std::vector<std::array<at::Tensor, 3>> unfinished_top_;  // tokens, logits, log-probabilities of such a row's pieces
+  std::deque<Piece> pieces_;  // waiting
+  // Of the row that is being unembedded, in several steps if it has many positions: its logits, or tokens, logits and log-probabilities.
+  JoinedLines logits_;
+  std::array<JoinedLines, 3> top_;
+  size_t next_row_ = 0;  // of live_: chosen columns, a row a step
 };
 
 }  // namespace fluoroscope::run
