@@ -33,27 +33,34 @@ class Columns {
   int64_t all_ = 0, largest_ = static_cast<int64_t>(intervention::kTokensPerProduct);
 };
 
+// The best tokens of one step and their logits, where so many lines take several: they are then copied to their place (joined_lines.h).
+int64_t PieceBytes(int64_t lines, int64_t top_k) { return lines > kPositionsPerStep ? kPositionsPerStep * top_k * (8 + 4) : 0; }
+
 // Values that wait for the unembedding (of one layer at a time), and the logits of one step of it, beside the residual.
 int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
   const Architecture& arch = plan.model->arch;
   std::map<int64_t, int64_t> waiting;  // bytes by layer
-  int64_t tokens = 0, most = 0;
+  int64_t tokens = 0, most = 0, piece = 0;
   for (const size_t index : batch) {
     const RowPlan& row = plan.rows[index];
     tokens += row.lines();
-    for (const CapturePlan& capture : row.captures)
-      if (capture.lens) waiting[capture.place.layer] += Elements(capture.place, row, arch) * element_size;
+    for (const CapturePlan& capture : row.captures) {
+      if (!capture.lens) continue;
+      const int64_t elements = Elements(capture.place, row, arch);
+      waiting[capture.place.layer] += elements * element_size;
+      piece = std::max(piece, PieceBytes(elements / arch.d_model, capture.lens->top_k));
+    }
   }
   for (const auto& [_, bytes] : waiting) most = std::max(most, bytes);
   if (most == 0) return 0;
   const int64_t lines = std::min(kPositionsPerStep, most / (arch.d_model * element_size));
-  return tokens * arch.d_model * element_size + most + lines * (arch.vocabulary * 8 + 3 * arch.d_model * 4);
+  return tokens * arch.d_model * element_size + most + lines * (arch.vocabulary * 8 + 3 * arch.d_model * 4) + piece;
 }
 
 // A step of logits beside the results.
 int64_t LogitsStepBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
   const Architecture& arch = plan.model->arch;
-  int64_t read = 0, ranked = 0, pieced = 0, whole = 0;
+  int64_t read = 0, ranked = 0, ranked_piece = 0, pieced = 0, whole = 0;
   bool compares = false;
   Columns columns;
   for (const size_t index : batch) {
@@ -67,13 +74,17 @@ int64_t LogitsStepBytes(const RunPlan& plan, const std::vector<size_t>& batch, i
                  std::holds_alternative<intervention::Rank>(metric.metric);
     if (!row.logits || !row.logits->columns.empty()) continue;
     const int64_t positions = static_cast<int64_t>(row.logits->positions.size());
-    if (row.logits->top_k > 0) ranked += positions;
+    if (row.logits->top_k > 0) {
+      ranked += positions;
+      ranked_piece = std::max(ranked_piece, PieceBytes(positions, row.logits->top_k));
+    }
     if (positions > kPositionsPerStep) pieced = kPositionsPerStep;
   }
   if (read == 0) return 0;
   // Where only the best are wanted: all of them, and their exponentials in float32. Where a row takes several steps: the piece that is then
   // copied to its place.
-  const int64_t ranked_step = std::min(ranked, kPositionsPerStep) * arch.vocabulary * (element_size == 4 ? 8 : element_size + 8);
+  const int64_t ranked_step =
+      std::min(ranked, kPositionsPerStep) * arch.vocabulary * (element_size == 4 ? 8 : element_size + 8) + ranked_piece;
   const int64_t whole_lines = std::min(whole, kPositionsPerStep);
   const int64_t whole_step = whole == 0 ? 0
                                         : whole_lines * arch.vocabulary * (element_size == 4 ? 0 : element_size) +

@@ -94,6 +94,17 @@ const Case kForwards[] = {
        r.captures = {CaptureOf({"blocks.*.hook_resid_post"})};
        r.captures[0].reduction = api::ReduceLens{5, {}};
      }},
+    {"all tokens ranked everywhere",
+     [](auto& r) {
+       r.prompts = Prompts(2, 400);
+       r.logits = api::LogitsRequest{api::Positions{api::AllPositions()}, {}, 4000, {}};
+     }},
+    {"lens that ranks all tokens",
+     [](auto& r) {
+       r.prompts = Prompts(1, 400);
+       r.captures = {CaptureOf({"blocks.3.hook_resid_post"})};
+       r.captures[0].reduction = api::ReduceLens{4000, {}};
+     }},
     {"scaled MLPs",
      [](auto& r) {
        r.prompts = Prompts(16, 64);
