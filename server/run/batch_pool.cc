@@ -102,7 +102,7 @@ void BatchPool::Close() {
   metrics_.ObserveBatch(model_name_, running_.size(), rows, static_cast<size_t>(LinesOf(running_)));
 }
 
-void BatchPool::Step() {
+bool BatchPool::Step() {
   if (batch_ != nullptr && open_ && pieces_ > 0 && pieces_ % Eighth() == 0) LookUp();
   if (batch_ != nullptr && !holds_ && !running_.front().lane->out.wants_more()) {
     Member member = std::move(running_.front());
@@ -112,18 +112,19 @@ void BatchPool::Step() {
   if (batch_ == nullptr) {
     repeated_ = 0;
     Begin();
-    if (batch_ == nullptr) return;
+    if (batch_ == nullptr) return false;
   }
   const Member& first = running_.front();
-  bool done = false;
+  bool done = false, looks_up = false;
   const absl::StatusOr<bool> more = (holds_ ? meter_ : *first.meter).Step([&] {
     done = !batch_->Step();
     if (done) batch_.reset();  // in here, where the meter sees it
-    return !done && !(++pieces_ % Eighth() == 0 && open_) && (holds_ || first.lane->out.wants_more());
+    looks_up = !done && ++pieces_ % Eighth() == 0 && open_;
+    return !done && !looks_up && (holds_ || first.lane->out.wants_more());
   });
   if (more.ok()) {
     if (done) Finish();
-    return;
+    return looks_up;
   }
   if (open_) Close();
   if (running_.size() > 1) {
@@ -135,6 +136,7 @@ void BatchPool::Step() {
     if (holds_) member.lane->out.Forget();
     member.client->OnBatchFailed(more.status());
   }
+  return false;
 }
 
 void BatchPool::Finish() {

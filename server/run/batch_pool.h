@@ -68,8 +68,9 @@ class BatchPool {
   // Takes out a client's rows. None of its methods is called any more.
   void Leave(const BatchClient& client);
 
-  // A step's time of the batch under way, or of the next. Nothing happens when no rows are here.
-  void Step();
+  // A step's time of the batch under way, or of the next. Nothing happens when no rows are here. True when it ended before its time,
+  // because the batch looks up next: whoever is admitted now can join it.
+  bool Step();
 
  private:
   static constexpr int64_t kPooledLines = 512;

@@ -55,9 +55,9 @@ bool ForwardRun::ReaderWaits() {
 sched::Work::Progress ForwardRun::Step() {
   if (ended_) return Ended();
   if (pooled_) {
-    pool_->Step();
+    const bool looks_up = pool_->Step();
     if (ended_) return Ended();
-    if (pooled_) return Progress::kMore;
+    if (pooled_) return looks_up ? Progress::kGoOn : Progress::kMore;
   }
   if (!ReaderWaits()) return Progress::kBlocked;
   if (EnterPool()) return ended_ ? Ended() : Progress::kMore;

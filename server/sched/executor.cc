@@ -319,6 +319,8 @@ class Executor::Impl {
       case Work::Progress::kMore:
         running_.EndTurn();
         break;
+      case Work::Progress::kGoOn:
+        break;
       case Work::Progress::kBlocked:
         running_.Park();  // a Resume since the step began is in resumed_ and is heard after this: it is not lost
         break;

@@ -198,7 +198,7 @@ TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
   const std::vector<api::ForwardRequest> users = Users();
   std::vector<PooledRun> runs;
   runs.push_back(Start(users[0]));  // captures the embedding, too
-  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  EXPECT_EQ(runs[0].Step(), Progress::kGoOn);
   EXPECT_TRUE(runs[0].sink->got.tensors.empty()) << "nothing leaves while it is young";
   for (const size_t i : {1, 2, 3}) runs.push_back(Start(users[i]));  // 9, 7 and 8 lines of their first waves beside 14
   FinishAll(runs);
@@ -212,9 +212,9 @@ TEST_F(BatchPoolTest, AYoungBatchBeginsAnewAgainWithManyMore) {
   const api::ForwardRequest few = Looks({7}), more = Looks({8}), many = Looks({15, 15});
   std::vector<PooledRun> runs;
   runs.push_back(Start(few));
-  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  EXPECT_EQ(runs[0].Step(), Progress::kGoOn);
   runs.push_back(Start(more));
-  EXPECT_EQ(runs[1].Step(), Progress::kMore);
+  EXPECT_EQ(runs[1].Step(), Progress::kGoOn);
   runs.push_back(Start(many));
   FinishAll(runs);
   for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], i == 0 ? few : i == 1 ? more : many, 1e-5);
@@ -227,9 +227,9 @@ TEST_F(BatchPoolTest, ABatchThatBeganAnewWaitsForMany) {
   const api::ForwardRequest few = Looks({7}), more = Looks({8}), again = Looks({16});
   std::vector<PooledRun> runs;
   runs.push_back(Start(few));
-  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  EXPECT_EQ(runs[0].Step(), Progress::kGoOn);
   runs.push_back(Start(more));
-  EXPECT_EQ(runs[1].Step(), Progress::kMore);
+  EXPECT_EQ(runs[1].Step(), Progress::kGoOn);
   runs.push_back(Start(again));
   FinishAll(runs);
   for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], i == 0 ? few : i == 1 ? more : again, 1e-5);
@@ -241,7 +241,7 @@ TEST_F(BatchPoolTest, AYoungBatchGoesOnWhenLessCameThanItHas) {
   const std::vector<api::ForwardRequest> users = Users();
   std::vector<PooledRun> runs;
   runs.push_back(Start(users[0]));
-  EXPECT_EQ(runs[0].Step(), Progress::kMore);
+  EXPECT_EQ(runs[0].Step(), Progress::kGoOn);
   runs.push_back(Start(users[1]));  // 9 lines beside 14
   FinishAll(runs);
   ExpectSameAsAlone(runs[0], users[0], 0);

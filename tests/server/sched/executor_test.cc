@@ -77,6 +77,26 @@ TEST_F(ExecutorTest, AdmittedWorksTakeTurns) {
   EXPECT_THAT(journal_.entries(), ElementsAre("a", "b", "c", "a", "c", "a"));
 }
 
+// A short step in which others may be admitted costs no turn; who was admitted has the next one.
+TEST_F(ExecutorTest, WhoGoesOnKeepsItsTurn) {
+  Start({.budget_bytes = 100});
+  Gate entered, submitted;
+  auto looks = Submit(MakeWork([&](int step) {
+                        if (step == 0) {
+                          entered.Open();
+                          submitted.Wait();
+                        }
+                        journal_.Add("looks");
+                        return step == 3 ? Progress::kDone : step < 2 ? Progress::kGoOn : Progress::kMore;
+                      }),
+                      "a");
+  entered.Wait();
+  auto other = Submit(Steps("other", 2), "b");
+  submitted.Open();
+  for (auto* end : {&looks, &other}) EXPECT_EQ(Get(*end), absl::OkStatus());
+  EXPECT_THAT(journal_.entries(), ElementsAre("looks", "looks", "looks", "other", "looks", "other"));
+}
+
 TEST_F(ExecutorTest, ALateShortWorkDoesNotWaitForALongOne) {
   Start({.budget_bytes = 100});
   Gate entered, submitted;
