@@ -28,7 +28,7 @@ def measure(directory: Path, build: Path, rounds: int) -> list[Row]:
         # All rows of each of its large requests were in one batch.
         batches, (requests,) = batches_above(client, 32), rows.pop("batches")
         token = one_token(client, directory, build, rounds)
-        flops = client.model(MODEL).estimate([PROMPT] * USERS).flops
+        flops = client.model(MODEL).estimate([PROMPT] * USERS, logits="last").flops
     if batches < requests:
         raise SystemExit(f"{requests:.0f} requests with {ROWS} rows, but {batches} batches with more than half as many")
     median = {name: statistics.median(times) for name, times in (users | rows | token).items()}
