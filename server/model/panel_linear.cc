@@ -20,6 +20,9 @@ using namespace avx512;
 
 // A tile is up to kTile lines by a panel of two vectors of outputs: 28 sums, 2 weights and 1 input fill the 32 vector registers.
 constexpr int kTile = 14;
+// Lines that lie a multiple of kColliding numbers apart all want the same places of the nearest cache, which are twelve.
+constexpr int kCollidingTile = 8;
+constexpr int64_t kColliding = 4096 / sizeof(float);
 constexpr int64_t kPanel = 2 * kLanes;
 // Inputs that are summed up before the next ones' weights are turned round: a panel of so many, and all lines' inputs, wait in the
 // second-level cache.
@@ -28,8 +31,6 @@ constexpr int64_t kMaxDepth = 768;
 constexpr int64_t kMaxLines = 512;
 // The tiles that fetch the next panel from memory while they compute, so that turning it round does not wait.
 constexpr int64_t kFetching = 8;
-// Lines that lie a multiple of this apart would all want the same few places of the nearest cache.
-constexpr int64_t kColliding = 4096 / sizeof(float);
 
 struct Operands {
   const float* x;
@@ -152,14 +153,16 @@ constexpr auto kTiles = Tiles(std::make_integer_sequence<int, kTile>());  // by 
 // The outputs [o, o + kPanel) of all lines, as far as they are there.
 void Panel(const Operands& p, int64_t o) {
   alignas(64) float panel[kMaxDepth * kPanel];
-  const int64_t outputs = std::min(kPanel, p.out - o), parts = (p.in + kMaxDepth - 1) / kMaxDepth;
-  const int64_t tiles = (p.lines + kTile - 1) / kTile;  // that lines are shared out to evenly
+  const int64_t outputs = std::min(kPanel, p.out - o), vectors = (p.in + kLanes - 1) / kLanes;
+  const int64_t parts = (p.in + kMaxDepth - 1) / kMaxDepth;
+  const int64_t tile_lines = p.stride % kColliding == 0 ? kCollidingTile : kTile;
+  const int64_t tiles = (p.lines + tile_lines - 1) / tile_lines;  // that lines are shared out to evenly
   const int64_t calls = parts * tiles, fetching = std::min(calls, kFetching);
   const int64_t bytes = kPanel * p.in * static_cast<int64_t>(sizeof(float));
   const auto* const next = reinterpret_cast<const char*>(p.weight + (o + kPanel) * p.in);
   Part part{nullptr, p.stride, panel, 0, nullptr, p.out, MaskOf(outputs), MaskOf(std::max<int64_t>(outputs - kLanes, 0)),
             false,   nullptr,  0};
-  const auto border = [&](int64_t i) { return i == parts ? p.in : p.in * i / parts / kLanes * kLanes; };
+  const auto border = [&](int64_t i) { return std::min(p.in, vectors * i / parts * kLanes); };
   for (int64_t i = 0, call = 0; i < parts; ++i) {
     const int64_t k = border(i);
     part.depth = border(i + 1) - k;
@@ -186,15 +189,10 @@ bool IsForPanels(const at::Tensor& x, const at::Tensor& weight) {
 }
 
 at::Tensor PanelLinear(const at::Tensor& x, const at::Tensor& weight) {
-  const int64_t in = x.size(1);
-  at::Tensor input = x.stride(1) == 1 ? x : x.contiguous();
-  if (input.stride(0) % kColliding == 0) {
-    at::Tensor apart = at::empty({x.size(0), in + kLanes}, x.options());
-    input = apart.narrow(1, 0, in).copy_(input);
-  }
+  const at::Tensor input = x.stride(1) == 1 ? x : x.contiguous();
   at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
   const Operands p{input.const_data_ptr<float>(), x.size(0), input.stride(0), weight.const_data_ptr<float>(),
-                   y.mutable_data_ptr<float>(),   in,        weight.size(0)};
+                   y.mutable_data_ptr<float>(),   x.size(1), weight.size(0)};
   ForEachBlock((p.out + kPanel - 1) / kPanel, [&](int64_t panel) { Panel(p, panel * kPanel); });
   return y;
 }

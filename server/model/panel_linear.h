@@ -12,8 +12,7 @@ namespace fluoroscope::model {
 // most 512, and no gradient wanted.
 bool IsForPanels(const at::Tensor& x, const at::Tensor& weight);
 
-// x [lines, in] @ weight [out, in]^T -> [lines, out]. Sums run along `in`, one number after the other in parts of at most 768; the result
-// does not depend on the number of threads, nor on the other lines.
+// x [lines, in] @ weight [out, in]^T -> [lines, out]. Sums run along `in`, one number after the other; the result does not depend on the number of threads, nor on the other lines.
 at::Tensor PanelLinear(const at::Tensor& x, const at::Tensor& weight);
 
 }  // namespace fluoroscope::model

@@ -123,8 +123,8 @@ at::Tensor ShortAttention(std::span<const RowSpan> queries, std::span<const RowS
       AddWeighted(scores + prefix, vectors(v, first_key, own), d, out);
     }
   };
-  // The others have been waiting since the last matrix product, so that a few microseconds' work is worth sharing: generation was 1 % faster
-  // than with 5000 here.
+  // The others have been waiting since the last matrix product, so that a few microseconds' work is worth sharing: generation was 1 %
+  // faster than with 5000 here.
   constexpr int64_t kGrain = 200;  // products of a query and a key
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, longest * queries.front().size()));
   at::parallel_for(0, static_cast<int64_t>(queries.size()) * heads, grain, [&](int64_t begin, int64_t end) {

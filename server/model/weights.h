@@ -37,7 +37,7 @@ struct Weights {
   at::Tensor pos_embed;  // [context, d_model], undefined without learned positions
   std::vector<BlockWeights> blocks;
   NormWeights ln_final;
-  Linear unembed;  // [vocabulary, d_model]; shares its storage with `embed` when tied
+  Linear unembed;  // [vocabulary, d_model]; the same tensor as `embed` when tied
 
   int64_t Bytes() const;       // tied tensors once
   int64_t Parameters() const;  // tied tensors once

@@ -38,6 +38,7 @@ void BatchPool::Leave(const BatchClient& client) {
   bool more = true;
   const absl::Status status = tensor::GuardTorch([&] { more = batch_->Remove(lane); });
   if (!status.ok()) {
+    if (open_) Close();
     RunApart();
   } else if (!more) {
     Finish();
@@ -69,7 +70,7 @@ void BatchPool::Begin() {
   holds_ = open_ = true;
   pieces_ = 0;
   lines_ = LinesOf(running_);
-  meter_ = StepMeter();  // what an earlier, younger batch of these held is gone
+  meter_ = StepMeter();  // what an earlier batch of these held is gone
   SortByLength(rows);
   batch_ = std::make_unique<BatchRun>(*model_, std::move(rows));
 }

@@ -40,9 +40,9 @@ class BatchClient {
 // several waves come with one wave after the other, and each is merged with what else waits then. Every row keeps its own plan, kept values
 // and writer (Lane).
 //
-// - A batch looks up after each eighth of its layers until it is half done. Requests sent at the same time arrive within some milliseconds
-//   of each other, so when as many lines as it has have come by then, it begins anew with them, as long as no more than a sixteenth of the
-//   new batch's work is done twice, all such beginnings together.
+// - A batch is open until it is half done, and looks up after each eighth of its layers. Requests sent at the same time arrive within some
+//   milliseconds of each other, so when as many lines as it has have come by then, it begins anew with them, as long as no more than a
+//   sixteenth of a pass of the new batch through all layers is done twice, all such beginnings together.
 // - A batch of one run only looks up once, and sends its results as they arise from then on. When its reader has had enough, that run goes
 //   on by itself, out of the others' way. In a batch of several runs nothing is sent before its end: results wait in their writers (they
 //   are charged anyway: unsent.h), so that no reader can hold it up, and so that it can be run again.

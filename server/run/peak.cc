@@ -33,8 +33,9 @@ class Columns {
   int64_t all_ = 0, largest_ = static_cast<int64_t>(intervention::kTokensPerProduct);
 };
 
-// The best tokens of one step and their logits, where so many lines take several: they are then copied to their place (joined_lines.h).
-int64_t PieceBytes(int64_t lines, int64_t top_k) { return lines > kPositionsPerStep ? kPositionsPerStep * top_k * (8 + 4) : 0; }
+// The chosen logits of one step with their tokens or probabilities, where so many lines take several: they are then copied to their place
+// (joined_lines.h).
+int64_t PieceBytes(int64_t lines, int64_t line_bytes) { return lines > kPositionsPerStep ? kPositionsPerStep * line_bytes : 0; }
 
 // Values that wait for the unembedding (of one layer at a time), and the logits of one step of it, beside the residual.
 int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
@@ -48,7 +49,8 @@ int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t
       if (!capture.lens) continue;
       const int64_t elements = Elements(capture.place, row, arch);
       waiting[capture.place.layer] += elements * element_size;
-      piece = std::max(piece, PieceBytes(elements / arch.d_model, capture.lens->top_k));
+      const int64_t columns = static_cast<int64_t>(capture.lens->columns.size());
+      piece = std::max(piece, PieceBytes(elements / arch.d_model, capture.lens->top_k * (8 + 4) + columns * (4 + 4)));
     }
   }
   for (const auto& [_, bytes] : waiting) most = std::max(most, bytes);
@@ -76,7 +78,7 @@ int64_t LogitsStepBytes(const RunPlan& plan, const std::vector<size_t>& batch, i
     const int64_t positions = static_cast<int64_t>(row.logits->positions.size());
     if (row.logits->top_k > 0) {
       ranked += positions;
-      ranked_piece = std::max(ranked_piece, PieceBytes(positions, row.logits->top_k));
+      ranked_piece = std::max(ranked_piece, PieceBytes(positions, row.logits->top_k * (8 + 4)));
     }
     if (positions > kPositionsPerStep) pieced = kPositionsPerStep;
   }

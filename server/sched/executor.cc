@@ -66,6 +66,9 @@ class CallClock {
 
 }  // namespace
 
+// A work that goes on (kGoOn) has its turn for so long.
+constexpr std::chrono::milliseconds kTurn{20};
+
 class Executor::Impl {
  public:
   Impl(const Options& options, obs::Metrics& metrics)
@@ -320,6 +323,9 @@ class Executor::Impl {
         running_.EndTurn();
         break;
       case Work::Progress::kGoOn:
+        this_turn_ += took;
+        if (this_turn_ < kTurn) return;
+        running_.EndTurn();
         break;
       case Work::Progress::kBlocked:
         running_.Park();  // a Resume since the step began is in resumed_ and is heard after this: it is not lost
@@ -331,6 +337,7 @@ class Executor::Impl {
         break;
       }
     }
+    this_turn_ = {};
   }
 
   // Sleeps until something is to be looked at. False when there is nothing left to do, ever.
@@ -352,6 +359,7 @@ class Executor::Impl {
   const Options options_;
   obs::Metrics& metrics_;
   CallClock call_clock_;
+  Clock::duration this_turn_{};  // of steps after which a work goes on
   const Clock::time_point started_ = Clock::now();
   std::atomic<Clock::rep> busy_ = 0;
 

@@ -15,7 +15,7 @@ class Work {
  public:
   enum class Progress {
     kMore,     // step me again
-    kGoOn,     // the same, and my turn is not over: it was a short step, so that others could be admitted
+    kGoOn,     // the same, and my turn is not over: it was a short step, so that others can be admitted. After 20 ms of such steps it is
     kBlocked,  // my reader is slow: do not step me until Executor::Resume, which may be one that was on its way before; my bytes stay
                // charged
     kDone,     // finished, the result or the failure has been delivered

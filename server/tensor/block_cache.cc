@@ -37,10 +37,9 @@ BlockCache::Block Map(size_t bytes, BlockCache::Use use) {
   const size_t capacity = use == BlockCache::Use::kShortLived ? ClassOf(bytes) : RoundUp(bytes, kPage);
   if (kSanitized) return {std::aligned_alloc(kPage, capacity), capacity};
   // Huge pages need blocks that begin at their border: map more and cut off what lies before and behind.
-  const bool long_lived = use == BlockCache::Use::kLongLived;
   const bool huge = capacity >= kHugePage;
   const size_t mapped = capacity + (huge ? kHugePage : 0);
-  const int populate = long_lived && !huge ? MAP_POPULATE : 0;
+  const int populate = use == BlockCache::Use::kLongLived && !huge ? MAP_POPULATE : 0;
   void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | populate, -1, 0);
   if (memory == MAP_FAILED) return {};
   if (!huge) return {memory, capacity};
@@ -48,11 +47,8 @@ BlockCache::Block Map(size_t bytes, BlockCache::Use use) {
   char* const data = begin + (RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin));
   if (data > begin) munmap(begin, static_cast<size_t>(data - begin));
   if (begin + mapped > data + capacity) munmap(data + capacity, static_cast<size_t>(begin + mapped - (data + capacity)));
-  // Hints; without them everything works, slower.
+  // A hint; without it everything works, slower.
   madvise(data, capacity, MADV_HUGEPAGE);
-#if defined(MADV_POPULATE_WRITE)
-  if (long_lived) madvise(data, capacity, MADV_POPULATE_WRITE);
-#endif
   return {data, capacity};
 }
 

@@ -19,8 +19,9 @@ class BlockCache {
   };
 
   // What a block is for. Short-lived ones are kept for reuse. Long-lived ones (weights) are not, because they would only push useful blocks
-  // out; their pages are all made at once instead. Both get huge pages: SmolLM2 generates 49 instead of 43 tokens a second with its weights
-  // in them (medians of 5 in turns). In a virtual machine whose host has to find fresh huge pages a load may take half a second longer.
+  // out; the pages of small ones are all made at once instead. Large ones get huge pages: SmolLM2 generates 49 instead of 43 tokens a
+  // second with its weights in them (medians of 5 in turns). In a virtual machine whose host has to find fresh huge pages a load may take
+  // half a second longer.
   enum class Use { kShortLived, kLongLived };
 
   // A block of at least `bytes`, its contents undefined: the most recently freed one that fits and is at most half too large, else fresh

@@ -11,7 +11,7 @@ namespace {
 
 // Whole and broken tiles, panels and vectors; several parts of the inputs; strides that collide in the cache.
 constexpr int64_t kLines[] = {17, 28, 29, 100, 448, 512};
-constexpr int64_t kIn[] = {1, 15, 16, 37, 576, 768, 769, 1024, 1537};
+constexpr int64_t kIn[] = {1, 15, 16, 37, 576, 767, 768, 769, 1024, 1528, 1535, 1536, 1537, 2303};
 constexpr int64_t kOut[] = {1, 16, 31, 32, 33, 97};
 
 TEST(PanelLinearTest, EqualsTheProductInFloat64) {

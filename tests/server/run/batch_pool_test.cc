@@ -194,12 +194,12 @@ TEST_F(BatchPoolTest, WhoIsGoneBeforeTheBatchBeginsHarmsNobody) {
 }
 
 // What the first one had captured by then is forgotten, and captured once more.
-TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
+TEST_F(BatchPoolTest, ABatchBeginsAnewWithWhatCame) {
   const std::vector<api::ForwardRequest> users = Users();
   std::vector<PooledRun> runs;
   runs.push_back(Start(users[0]));  // captures the embedding, too
   EXPECT_EQ(runs[0].Step(), Progress::kGoOn);
-  EXPECT_TRUE(runs[0].sink->got.tensors.empty()) << "nothing leaves while it is young";
+  EXPECT_TRUE(runs[0].sink->got.tensors.empty()) << "nothing leaves while others may join";
   for (const size_t i : {1, 2, 3}) runs.push_back(Start(users[i]));  // 9, 7 and 8 lines of their first waves beside 14
   FinishAll(runs);
   for (size_t i = 0; i < runs.size(); ++i) ExpectSameAsAlone(runs[i], users[i], 1e-5);
@@ -208,7 +208,7 @@ TEST_F(BatchPoolTest, AYoungBatchBeginsAnewWithWhatCame) {
 }
 
 // Each beginning is small beside the next: of the last batch's work a sixteenth was done before.
-TEST_F(BatchPoolTest, AYoungBatchBeginsAnewAgainWithManyMore) {
+TEST_F(BatchPoolTest, ABatchBeginsAnewAgainWithManyMore) {
   const api::ForwardRequest few = Looks({7}), more = Looks({8}), many = Looks({15, 15});
   std::vector<PooledRun> runs;
   runs.push_back(Start(few));
@@ -237,7 +237,7 @@ TEST_F(BatchPoolTest, ABatchThatBeganAnewWaitsForMany) {
   EXPECT_EQ(BatchesOf(2), 1) << "the first two";
 }
 
-TEST_F(BatchPoolTest, AYoungBatchGoesOnWhenLessCameThanItHas) {
+TEST_F(BatchPoolTest, ABatchGoesOnWhenLessCameThanItHas) {
   const std::vector<api::ForwardRequest> users = Users();
   std::vector<PooledRun> runs;
   runs.push_back(Start(users[0]));

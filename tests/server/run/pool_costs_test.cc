@@ -52,7 +52,7 @@ TEST_F(PoolCostsTest, AfterSomebodyLeft) {
   PooledRun a = Start(Looks({14})), b = Start(Looks({14})), gone = Start(Looks({28}));
   Measure measure;
   measure.Step(a);  // the embedding of all three
-  EXPECT_EQ(BatchesOf(4), 0) << "still young";
+  EXPECT_EQ(BatchesOf(4), 0) << "still open";
   gone.run->Abort(absl::CancelledError("gone"));
   gone.run.reset();
   while (!a.done || !b.done) measure.Step(a.done ? b : a);
@@ -61,7 +61,7 @@ TEST_F(PoolCostsTest, AfterSomebodyLeft) {
   EXPECT_EQ(a.sink->got.summary.tokens, 14u);
 }
 
-// A young batch that begins anew with more rows costs what the same rows cost that began together.
+// A batch that begins anew with more rows costs what the same rows cost that began together.
 TEST_F(PoolCostsTest, AfterABatchBeganAnew) {
   PooledRun a = Start(Looks({10})), b = Start(Looks({20}));
   Finish({&a, &b});
