@@ -105,6 +105,14 @@ const Case kForwards[] = {
        r.captures = {CaptureOf({"blocks.3.hook_resid_post"})};
        r.captures[0].reduction = api::ReduceLens{4000, {}};
      }},
+    {"lens on most tokens",
+     [](auto& r) {
+       r.prompts = Prompts(1, 400);
+       r.captures = {CaptureOf({"blocks.3.hook_resid_post"})};
+       api::ReduceLens lens;
+       for (int64_t token = 0; token < 3500; ++token) lens.tokens.push_back(token);
+       r.captures[0].reduction = std::move(lens);
+     }},
     {"scaled MLPs",
      [](auto& r) {
        r.prompts = Prompts(16, 64);
