@@ -17,7 +17,7 @@ namespace fluoroscope::model {
 #if defined(__x86_64__)
 namespace {
 
-// Above, the library's reordering pays for itself. Without gradients panel_linear.h is faster earlier.
+// Above, the library's reordering pays for itself.
 constexpr int64_t kMaxRows = 48;
 // A tile is kOutputs weight rows by up to kMaxTile input rows: 24 sums, 3 weights and 1 input fill the 32 vector registers.
 constexpr int kOutputs = 3;

@@ -7,9 +7,6 @@
 
 namespace fluoroscope::model {
 
-// From here on panel_linear.h is faster, where no gradient is wanted.
-inline constexpr int64_t kMaxShortLines = 16;
-
 // Whether ShortLinear applies: float32, contiguous, on a CPU with AVX-512, a row count for which it was faster than the library, and no
 // gradient wanted in the weights. Where one is wanted in x: short_linear_gradient.h.
 bool IsShort(const at::Tensor& x, const at::Tensor& weight);

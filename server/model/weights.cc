@@ -3,7 +3,6 @@
 #include <unordered_set>
 
 #include "model/line_gradients.h"
-#include "model/panel_linear.h"
 #include "model/short_linear.h"
 #include "model/short_linear_gradient.h"
 
@@ -32,10 +31,6 @@ int64_t Sum(const Weights& w, int64_t (*size)(const at::Tensor&)) {
 at::Tensor Product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (x.scalar_type() != weight.scalar_type()) {  // half_products.h
     at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
-    return bias.defined() ? y.add_(bias) : y;
-  }
-  if (IsForPanels(x, weight)) {
-    at::Tensor y = PanelLinear(x, weight);
     return bias.defined() ? y.add_(bias) : y;
   }
   if (!IsShort(x, weight)) return at::linear(x, weight, bias);

@@ -22,8 +22,9 @@
 namespace fluoroscope::sched {
 namespace {
 
-constexpr uint64_t kTurnsPerBudget = 16;  // a work that needs the whole budget costs its principal this many turns
-constexpr double kFlopsPerTurn = 5e10;    // of a device of two cores this is some 0.2 s
+constexpr std::chrono::milliseconds kTurn{20};  // for so long a work has its turn that goes on (kGoOn)
+constexpr uint64_t kTurnsPerBudget = 16;        // a work that needs the whole budget costs its principal this many turns
+constexpr double kFlopsPerTurn = 5e10;          // of a device of two cores this is some 0.2 s
 
 Ledger::Limits LimitsOf(const Executor::Options& options) {
   return {.in_flight = options.max_in_flight_per_principal,
@@ -65,9 +66,6 @@ class CallClock {
 };
 
 }  // namespace
-
-// A work that goes on (kGoOn) has its turn for so long.
-constexpr std::chrono::milliseconds kTurn{20};
 
 class Executor::Impl {
  public:
@@ -319,12 +317,10 @@ class Executor::Impl {
     busy_.fetch_add(took.count(), std::memory_order_relaxed);
     metrics_.AddExecutorBusy(Seconds(took));
     switch (progress) {
-      case Work::Progress::kMore:
-        running_.EndTurn();
-        break;
       case Work::Progress::kGoOn:
-        this_turn_ += took;
-        if (this_turn_ < kTurn) return;
+        if ((this_turn_ += took) < kTurn) return;
+        [[fallthrough]];
+      case Work::Progress::kMore:
         running_.EndTurn();
         break;
       case Work::Progress::kBlocked:
