@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-from forward import serve
+from forward import IOI, serve
 from report import Row
 from scrape import batches_above
 
 MODEL = "smollm2-135m"
 USERS = 32
 ROWS = 64  # see one_batch.cc
-PROMPT = "When John and Mary went to the shops, John gave the bag to"  # user_request.h's
 
 
 def measure(directory: Path, build: Path, rounds: int) -> list[Row]:
@@ -28,7 +27,7 @@ def measure(directory: Path, build: Path, rounds: int) -> list[Row]:
         # All rows of each of its large requests were in one batch.
         batches, (requests,) = batches_above(client, 32), rows.pop("batches")
         token = one_token(client, directory, build, rounds)
-        flops = client.model(MODEL).estimate([PROMPT] * USERS, logits="last").flops
+        flops = client.model(MODEL).estimate([IOI] * USERS, logits="last").flops
     if batches < requests:
         raise SystemExit(f"{requests:.0f} requests with {ROWS} rows, but {batches} batches with more than half as many")
     median = {name: statistics.median(times) for name, times in (users | rows | token).items()}

@@ -16,27 +16,18 @@ class alignas(64) BlockShare {
  public:
   void Set(uint32_t begin, uint32_t end) { left_.store(Pack(begin, end), std::memory_order_relaxed); }
   // -1: none is left.
-  int64_t TakeFirst() {
-    return Take([](uint32_t begin, uint32_t end) { return Taken{begin, Pack(begin + 1, end)}; });
-  }
-  int64_t TakeLast() {
-    return Take([](uint32_t begin, uint32_t end) { return Taken{end - 1, Pack(begin, end - 1)}; });
-  }
+  int64_t TakeFirst() { return Take(true); }
+  int64_t TakeLast() { return Take(false); }
 
  private:
-  struct Taken {
-    uint32_t block;
-    uint64_t left;
-  };
   static uint64_t Pack(uint32_t begin, uint32_t end) { return uint64_t{end} << 32 | begin; }
-  template <typename Choose>
-  int64_t Take(Choose choose) {
+  int64_t Take(bool first) {
     uint64_t left = left_.load(std::memory_order_relaxed);
     while (true) {
       const auto begin = static_cast<uint32_t>(left), end = static_cast<uint32_t>(left >> 32);
       if (begin == end) return -1;
-      const Taken taken = choose(begin, end);
-      if (left_.compare_exchange_weak(left, taken.left, std::memory_order_relaxed)) return taken.block;
+      const uint64_t rest = first ? Pack(begin + 1, end) : Pack(begin, end - 1);
+      if (left_.compare_exchange_weak(left, rest, std::memory_order_relaxed)) return first ? begin : end - 1;
     }
   }
 

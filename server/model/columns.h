@@ -1,5 +1,5 @@
-// Columns of a product's output, as views. What LibTorch's narrow and unflatten need for one (two microseconds, ten times a layer) is a
-// twentieth of a token's time; where autograd does not watch, nothing of that is needed.
+// Columns of a product's output, as views. LibTorch's narrow and unflatten, ten times a layer, were 4 % of a token's time in a
+// profile; where autograd does not watch, nothing of that is needed.
 #pragma once
 
 #include <ATen/ATen.h>

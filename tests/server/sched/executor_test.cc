@@ -97,6 +97,30 @@ TEST_F(ExecutorTest, WhoGoesOnKeepsItsTurn) {
   EXPECT_THAT(journal_.entries(), ElementsAre("looks", "looks", "looks", "other", "looks", "other"));
 }
 
+// Nobody keeps the turn by saying that the steps are short.
+TEST_F(ExecutorTest, WhoGoesOnForLongHasHadItsTurn) {
+  Start({.budget_bytes = 100});
+  Gate entered, submitted;
+  auto goes_on = Submit(MakeWork([&](int step) {
+                          if (step == 0) {
+                            entered.Open();
+                            submitted.Wait();
+                          }
+                          const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(25);
+                          while (std::chrono::steady_clock::now() < end) {
+                          }
+                          journal_.Add("goes on");
+                          return step == 2 ? Progress::kDone : Progress::kGoOn;
+                        }),
+                        "a");
+  entered.Wait();
+  auto other = Submit(Steps("other", 2), "b");
+  submitted.Open();
+  for (auto* end : {&goes_on, &other}) EXPECT_EQ(Get(*end), absl::OkStatus());
+  // The other one was admitted when the first step's turn was over, and came behind.
+  EXPECT_THAT(journal_.entries(), ElementsAre("goes on", "goes on", "other", "goes on", "other"));
+}
+
 TEST_F(ExecutorTest, ALateShortWorkDoesNotWaitForALongOne) {
   Start({.budget_bytes = 100});
   Gate entered, submitted;
