@@ -5,6 +5,7 @@
 #include "model/line_gradients.h"
 #include "model/short_linear.h"
 #include "model/short_linear_gradient.h"
+#include "model/tile_linear.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -33,8 +34,9 @@ at::Tensor Product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
     at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
     return bias.defined() ? y.add_(bias) : y;
   }
-  if (!IsShort(x, weight)) return at::linear(x, weight, bias);
-  at::Tensor y = IsRecorded(x) ? ShortLinearWithGradient(x, weight) : ShortLinear(x, weight);
+  const bool is_tiled = IsTiled(x, weight);
+  if (!is_tiled && !IsShort(x, weight)) return at::linear(x, weight, bias);
+  at::Tensor y = is_tiled ? TileLinear(x, weight) : IsRecorded(x) ? ShortLinearWithGradient(x, weight) : ShortLinear(x, weight);
   return bias.defined() ? y.add_(bias) : y;
 }
 

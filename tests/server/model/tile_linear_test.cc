@@ -1,0 +1,109 @@
+#include "model/tile_linear.h"
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "model/short_linear.h"
+
+namespace fluoroscope::model {
+namespace {
+
+class TileLinearTest : public testing::Test {
+  void SetUp() override {
+    if (!IsTiled(at::zeros({64, 4}), at::zeros({2, 4}))) GTEST_SKIP() << "this processor has no AMX";
+  }
+};
+
+at::Tensor InFloat64(const at::Tensor& x, const at::Tensor& weight) { return at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()); }
+
+double RelativeError(const at::Tensor& y, const at::Tensor& exact) {
+  return ((y.to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
+}
+
+// Every shape of the last tile, of the last step and of the blocks, against the same product in float64.
+TEST_F(TileLinearTest, EqualsTheProductInFloat64) {
+  at::manual_seed(3);
+  for (const int64_t in : {1, 15, 16, 17, 31, 32, 33, 100, 576, 768, 769, 1600})
+    for (const int64_t out : {1, 15, 16, 17, 32, 33, 70})
+      for (const int64_t rows : {25, 32, 33, 48, 49, 256, 257, 300, 530}) {
+        const at::Tensor x = at::randn({rows, in}), weight = at::randn({out, in});
+        const at::Tensor size = at::matmul(x.abs(), weight.abs().t()).to(at::kDouble);
+        const at::Tensor y = TileLinear(x, weight);
+        EXPECT_LT(((y.to(at::kDouble) - InFloat64(x, weight)).abs() / size).max().item<double>(), 4e-7) << rows << "x" << in << "x" << out;
+      }
+}
+
+// The claim of its header: more exact than the library's product in float32.
+TEST_F(TileLinearTest, IsMoreExactThanTheLibrary) {
+  at::manual_seed(4);
+  for (const int64_t in : {576, 1536}) {
+    const at::Tensor x = at::randn({256, in}), weight = at::randn({320, in}), exact = InFloat64(x, weight);
+    const double ours = RelativeError(TileLinear(x, weight), exact), library = RelativeError(at::linear(x, weight), exact);
+    EXPECT_LT(ours, 1.3e-7);
+    EXPECT_LT(ours, library);
+  }
+}
+
+// Sizes that differ by many powers of two, within a row and between rows: no part of a number is lost.
+TEST_F(TileLinearTest, HoldsForLargeAndSmallNumbers) {
+  at::manual_seed(5);
+  for (const double scale : {1e-20, 1e-8, 1.0, 1e15, 1e30}) {
+    const at::Tensor x = at::randn({40, 200}) * at::pow(2.0, at::randint(-12, 13, {40, 200})) * scale, weight = at::randn({30, 200});
+    const at::Tensor size = at::matmul(x.abs().to(at::kDouble), weight.abs().to(at::kDouble).t());
+    EXPECT_LT(((TileLinear(x, weight).to(at::kDouble) - InFloat64(x, weight)).abs() / size).max().item<double>(), 4e-7) << scale;
+  }
+}
+
+// One number times one is exact to the last bit but one: so all three parts take part.
+TEST_F(TileLinearTest, OneProductIsRoundedOnce) {
+  at::manual_seed(6);
+  const at::Tensor x = at::randn({64, 1}), weight = at::randn({64, 1}), exact = InFloat64(x, weight);
+  EXPECT_LT(((TileLinear(x, weight).to(at::kDouble) - exact) / exact).abs().max().item<double>(), std::ldexp(1.5, -23));
+}
+
+TEST_F(TileLinearTest, ARowDependsNeitherOnTheOthersNorOnTheThreads) {
+  at::manual_seed(7);
+  const at::Tensor x = at::randn({600, 900}), weight = at::randn({100, 900}), all = TileLinear(x, weight);
+  for (const int64_t rows : {25, 33, 64, 271})
+    EXPECT_TRUE(at::equal(TileLinear(x.narrow(0, 600 - rows, rows), weight), all.narrow(0, 600 - rows, rows)));
+  const int threads = at::get_num_threads();
+  for (const int other : {1, 3}) {
+    at::set_num_threads(other);
+    EXPECT_TRUE(at::equal(TileLinear(x, weight), all)) << other;
+  }
+  at::set_num_threads(threads);
+}
+
+// What has no three parts (infinity, no number, 2^127 and more) is computed as everywhere, and its neighbours do not notice.
+TEST_F(TileLinearTest, RowsBeyondBfloat16AreTheOrdinaryProduct) {
+  at::manual_seed(8);
+  const at::Tensor x = at::randn({50, 60}), weight = at::rand({40, 60}) + 0.5, clean = TileLinear(x, weight);
+  at::Tensor beyond = x.clone();
+  beyond[3][7] = std::numeric_limits<float>::infinity();
+  beyond[20][0] = -std::numeric_limits<float>::quiet_NaN();
+  beyond[49][59] = -3.4e38f;
+  const at::Tensor y = TileLinear(beyond, weight);
+  EXPECT_TRUE(y[3].isposinf().all().item<bool>());
+  EXPECT_TRUE(y[20].isnan().all().item<bool>());
+  EXPECT_TRUE(at::equal(y[49], ShortLinear(beyond.narrow(0, 49, 1), weight)[0]));
+  for (int64_t row = 0; row < 50; ++row) {
+    if (row == 3 || row == 20 || row == 49) continue;
+    EXPECT_TRUE(at::equal(y[row], clean[row])) << row;
+  }
+}
+
+TEST_F(TileLinearTest, LeavesOthersAlone) {
+  const at::Tensor weight = at::randn({8, 4});
+  EXPECT_FALSE(IsTiled(at::randn({2, 4}), weight));
+  EXPECT_FALSE(IsTiled(at::randn({100, 4}).to(at::kBFloat16), weight.to(at::kBFloat16)));
+  EXPECT_FALSE(IsTiled(at::randn({100, 8}), weight.t()));
+  EXPECT_FALSE(IsTiled(at::randn({100, 4}), at::randn({8, 4}).set_requires_grad(true)));
+  EXPECT_FALSE(IsTiled(at::randn({100, 4}).set_requires_grad(true), weight));
+  EXPECT_FALSE(IsTiled(at::randn({100, 4}).to(at::kMeta), weight.to(at::kMeta)));
+}
+
+}  // namespace
+}  // namespace fluoroscope::model
