@@ -8,7 +8,7 @@
 namespace fluoroscope::model {
 
 // Whether ShortLinear applies: float32, contiguous, on a CPU with AVX-512, a row count for which it was faster than the library, and no
-// gradient wanted in the weights. Where one is wanted in x: short_linear_gradient.h.
+// gradient wanted in the weights. Whoever wants one in x calls Product (product.h).
 bool IsShort(const at::Tensor& x, const at::Tensor& weight);
 
 // x [rows, in] @ weight [out, in]^T -> [rows, out]. Sums run in 16 lanes that are added at the end; the result does not depend on the

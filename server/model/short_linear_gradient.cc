@@ -1,19 +1,17 @@
 #include "model/short_linear_gradient.h"
 
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <array>
 #include <utility>
 
 #include "model/avx512.h"
-#include "model/short_linear.h"
 
 namespace fluoroscope::model {
-namespace {
 
 #if defined(__x86_64__)
+namespace {
 
 using avx512::kLanes;
 
@@ -87,23 +85,7 @@ void Columns(const Operands& p, int64_t rows, int64_t begin, int64_t end) {
       }
 }
 
-#endif
-
-class ShortLinearFunction : public torch::autograd::Function<ShortLinearFunction> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight) {
-    context->saved_data["weight"] = weight;  // a constant: not a variable that autograd need watch
-    return ShortLinear(x, weight);
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
-    return {ShortLinearGradient(gradients.front(), context->saved_data["weight"].toTensor()), at::Tensor()};
-  }
-};
-
 }  // namespace
-
-#if defined(__x86_64__)
 
 at::Tensor ShortLinearGradient(const at::Tensor& gradient, const at::Tensor& weight) {
   const at::Tensor input = gradient.contiguous();
@@ -121,7 +103,5 @@ at::Tensor ShortLinearGradient(const at::Tensor& gradient, const at::Tensor& wei
 at::Tensor ShortLinearGradient(const at::Tensor& gradient, const at::Tensor& weight) { return at::matmul(gradient, weight); }
 
 #endif
-
-at::Tensor ShortLinearWithGradient(const at::Tensor& x, const at::Tensor& weight) { return ShortLinearFunction::apply(x, weight); }
 
 }  // namespace fluoroscope::model

@@ -7,12 +7,15 @@
 
 namespace fluoroscope::model {
 
-// Whether TileLinear applies: float32, contiguous, on a CPU with AMX, a row count for which it was faster than what else there is, and no
-// gradient wanted.
+// Whether the two that follow apply: float32, contiguous, on a CPU with AMX, a row count for which they were faster than what else there
+// is, and no gradient wanted in the weights. Whoever wants one in x calls Product (product.h).
 bool IsTiled(const at::Tensor& x, const at::Tensor& weight);
 
 // x [rows, in] @ weight [out, in]^T -> [rows, out]. The result does not depend on the number of threads, nor on the other rows, nor on how
-// many they are. The weights are finite and below 2^127; rows of x that are not are computed by ShortLinear.
+// many they are. The weights are finite and below 2^127; rows of x that are not are computed as ShortLinear does.
 at::Tensor TileLinear(const at::Tensor& x, const at::Tensor& weight);
+
+// gradient [rows, out] @ weight [out, in] -> [rows, in], the way back. The same holds.
+at::Tensor TileLinearGradient(const at::Tensor& gradient, const at::Tensor& weight);
 
 }  // namespace fluoroscope::model

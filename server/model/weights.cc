@@ -2,10 +2,7 @@
 
 #include <unordered_set>
 
-#include "model/line_gradients.h"
-#include "model/short_linear.h"
-#include "model/short_linear_gradient.h"
-#include "model/tile_linear.h"
+#include "model/product.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -28,23 +25,12 @@ int64_t Sum(const Weights& w, int64_t (*size)(const at::Tensor&)) {
   return total;
 }
 
-// A slice of a matrix's rows is a matrix of its own.
-at::Tensor Product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (x.scalar_type() != weight.scalar_type()) {  // half_products.h
-    at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
-    return bias.defined() ? y.add_(bias) : y;
-  }
-  const bool is_tiled = IsTiled(x, weight);
-  if (!is_tiled && !IsShort(x, weight)) return at::linear(x, weight, bias);
-  at::Tensor y = is_tiled ? TileLinear(x, weight) : IsRecorded(x) ? ShortLinearWithGradient(x, weight) : ShortLinear(x, weight);
-  return bias.defined() ? y.add_(bias) : y;
-}
-
 }  // namespace
 
 at::Tensor Linear::Apply(const at::Tensor& x) const { return Product(x, weight, bias); }
 
 at::Tensor Linear::ApplyRange(const at::Tensor& x, int64_t start, int64_t size) const {
+  // A slice of a matrix's rows is a matrix of its own.
   return Product(x, weight.narrow(0, start, size), bias.defined() ? bias.narrow(0, start, size) : bias);
 }
 

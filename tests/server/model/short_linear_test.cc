@@ -1,8 +1,6 @@
 #include "model/short_linear.h"
 
-#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include "model/short_linear_gradient.h"
 
@@ -45,20 +43,6 @@ TEST(ShortLinearTest, ItsGradientEqualsTheTransposedProductInFloat64) {
         EXPECT_LT(((ShortLinearGradient(gradient, weight).to(at::kDouble) - exact).abs() / size).max().item<double>(), 2e-6)
             << rows << "x" << out << "x" << in;
       }
-}
-
-TEST(ShortLinearTest, AutogradGoesBackThroughIt) {
-  at::manual_seed(5);
-  const at::Tensor weight = at::randn({50, 33}), x = at::randn({9, 33}).set_requires_grad(true), seed = at::randn({9, 50});
-  if (!IsShort(x, weight)) GTEST_SKIP() << "this processor has no AVX-512";
-  const c10::AutoGradMode gradients(true);
-  const at::Tensor y = ShortLinearWithGradient(x * 2, weight);
-  EXPECT_TRUE(at::equal(y.detach(), ShortLinear(x.detach() * 2, weight)));
-  // Twice: a graph that is kept may be gone through again.
-  for (const bool keep : {true, false}) {
-    const at::Tensor found = torch::autograd::grad({y}, {x}, {seed}, keep).front();
-    EXPECT_TRUE(at::allclose(found, 2 * at::matmul(seed, weight), 1e-5, 1e-5));
-  }
 }
 
 TEST(ShortLinearTest, LeavesOthersToTheLibrary) {
