@@ -87,7 +87,7 @@ def _captures(lens: TransformerLens, client: fs.Client, ids: torch.Tensor, round
     floor, allowed, size = estimate.flops / (2 * 2048**3 / times["peak"]), times["lens"] / 1.7, estimate.reply_bytes / 2**20
     extra = times["ours"] - times["forward"]
     server, python = (getattr(processor["ours"], side) - getattr(processor["forward"], side) for side in ("server", "client"))
-    why = (f"the goal leaves {allowed:.3f} s. The matrix products alone, {estimate.flops / 1e9:.0f} GFLOP, take {floor:.3f} s at the speed of a 2048³ product; the server's forward "
+    why = (f"the goal leaves {allowed:.3f} s. The matrix products alone, {estimate.flops / 1e9:.0f} GFLOP, take {floor:.3f} s at the speed of LibTorch's 2048³ product; the server's forward "
            f"pass without captures takes {times['forward']:.3f} s. That leaves {allowed - times['forward']:.3f} s to copy, hash, send, receive and check {size:.0f} MiB, which takes "
            f"{extra:.3f} s here. Processor time with captures: {processor['ours'].server:.2f} s of the server and {processor['ours'].client:.2f} s of the client; without: "
            f"{processor['forward'].server:.2f} s and {processor['forward'].client:.2f} s. So the captures cost {server:.2f} s there and {python:.2f} s here, together "

@@ -65,7 +65,7 @@ def _peak() -> float:
 def _together(median: dict[str, float], flops: float) -> Row:
     together, apart = median[f"together {USERS}"] / 1e3, median[f"apart {USERS}"] / 1e3
     floor, reads = flops / _peak(), median["products"] / 1e3
-    why = (f"{USERS} prompts together are {flops / 1e9:.0f} GFLOP, which take {floor:.3f} s at the speed of a 2048³ product: {floor / together:.2f} of the time here. One request alone takes "
+    why = (f"{USERS} prompts together are {flops / 1e9:.0f} GFLOP, which take {floor:.3f} s at the speed of LibTorch's 2048³ product: {floor / together:.2f} of the time here. One request alone takes "
            f"{1e3 * apart / USERS:.1f} ms, of which the matrix products of a single token, bound by reading the weights, take {1e3 * reads:.1f} ms. So the better single requests use the "
            f"memory, the less there is to gain: with products at that peak and nothing else at all, the ratio could be {apart / floor:.1f}.")
     return Row(f"{USERS} users at once, each with an intervention of its own on a 14-token prompt, until all have their answer", f"one after the other {apart:.3f} s",
