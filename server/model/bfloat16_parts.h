@@ -1,6 +1,6 @@
 // A float32 as the sum of three bfloat16: 24 bits of a number are three times eight. The product of two numbers is then that of their
-// parts, and of its nine terms the six largest are enough: what is left out is below 2^-24 of the product, a rounding of float32 (Henry,
-// Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019, "BF16x3").
+// parts, and of its nine terms the six largest are enough: what is left out is below 2^-23 of the product, its last bit (Henry, Tang and
+// Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019, "BF16x3").
 // Include only from files that are compiled for x86-64; every function is for AVX-512.
 #pragma once
 

@@ -16,7 +16,7 @@ namespace {
 
 // The unit's shapes: eight tiles of 16 rows of 64 bytes. The layout is the instruction's.
 struct alignas(64) TileShapes {
-  TileShapes() {
+  constexpr TileShapes() {
     std::fill_n(bytes_of_row, 8, 64);
     std::fill_n(rows, 8, kTileRows);
   }
@@ -40,7 +40,7 @@ bool HasMatrixUnit() {
 }
 
 MatrixUnit::MatrixUnit() {
-  static const TileShapes shapes;
+  static constexpr TileShapes shapes;
   Configure(shapes);
 }
 

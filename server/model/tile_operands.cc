@@ -9,8 +9,9 @@ namespace fluoroscope::model {
 using bfloat16_parts::kParts;
 using bfloat16_parts::kStep;
 
-FS_AVX512 void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps, uint16_t* out, uint8_t* beyond) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF), limit = _mm512_set1_epi32(0x7F000000);  // 2^127
+FS_AVX512 void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps, uint16_t* out, int32_t* largest) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+  __m512i most[kTileRows] = {};
   for (int64_t s = 0; s < steps.count; ++s, out += kStepSize) {
     const int64_t first = (steps.first + s) * kStep;
     __m512i tiles[kParts][kTileRows] = {};
@@ -19,7 +20,7 @@ FS_AVX512 void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps
       __m512i parts[kParts];
       bfloat16_parts::Load(x + i * in + first, in - first, low, high);
       const __m512i a = _mm512_and_si512(_mm512_castps_si512(low), magnitude), b = _mm512_and_si512(_mm512_castps_si512(high), magnitude);
-      if (_mm512_cmpge_epi32_mask(_mm512_max_epi32(a, b), limit) != 0) beyond[i] = 1;
+      most[i] = _mm512_max_epi32(most[i], _mm512_max_epi32(a, b));
       bfloat16_parts::Split(low, high, parts);
 #pragma GCC unroll 3
       for (int p = 0; p < kParts; ++p) tiles[p][i] = parts[p];
@@ -31,6 +32,7 @@ FS_AVX512 void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps
       for (int i = 0; i < kTileRows; ++i) _mm512_store_si512(out + p * kTileSize + i * kStep, tiles[p][i]);
     }
   }
+  for (int64_t i = 0; i < std::min(rows, kTileRows); ++i) largest[i] = std::max(largest[i], _mm512_reduce_max_epi32(most[i]));
 }
 
 FS_AVX512 void SplitWeights(const float* weights, int64_t rows, int64_t in, Steps steps, uint16_t* out) {

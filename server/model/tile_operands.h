@@ -23,9 +23,9 @@ struct Steps {
   int64_t first, count;
 };
 
-// The second factor: rows of x [rows, in], of which `rows` begin at `x` (at most 16 are taken), as pairs of inputs by rows. beyond[i]
-// becomes 1 if row i has a number that has no three parts.
-void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps, uint16_t* out, uint8_t* beyond);
+// The second factor: rows of x [rows, in], of which `rows` begin at `x` (at most 16 are taken), as pairs of inputs by rows. largest[i] is
+// raised to the bits of row i's largest magnitude, which are ordered as the magnitudes are (infinity and then NaN above all numbers).
+void SplitInputs(const float* x, int64_t rows, int64_t in, Steps steps, uint16_t* out, int32_t* largest);
 
 // The first factor: rows of weights [rows, in], of which `rows` begin at `weights`, as rows by inputs; rows that are not there are zeros.
 void SplitWeights(const float* weights, int64_t rows, int64_t in, Steps steps, uint16_t* out);

@@ -23,6 +23,9 @@ TEST(ProductTest, EveryKernelIsTheProductAndAutogradGoesBackThroughIt) {
         const at::Tensor found = torch::autograd::grad({y}, {x}, {seed}, keep).front();
         EXPECT_TRUE(at::allclose(found, 2 * at::matmul(seed, weight), 1e-5, 1e-5)) << rows;
       }
+      // A gradient that is one number expanded.
+      const at::Tensor of_sum = torch::autograd::grad({Product(x, weight, bias).sum()}, {x}).front();
+      EXPECT_TRUE(at::allclose(of_sum, weight.sum(0).expand({rows, 33}), 1e-5, 1e-5)) << rows;
     }
 }
 

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "model/short_linear.h"
+#include "model/short_linear_gradient.h"
 
 namespace fluoroscope::model {
 namespace {
@@ -65,7 +66,7 @@ TEST_F(TileLinearTest, IsMoreExactThanTheLibrary) {
 // Sizes that differ by many powers of two, within a row and between rows: no part of a number is lost.
 TEST_F(TileLinearTest, HoldsForLargeAndSmallNumbers) {
   at::manual_seed(5);
-  for (const double scale : {1e-20, 1e-8, 1.0, 1e15, 1e30}) {
+  for (const double scale : {1e-35, 1e-26, 1e-22, 1e-8, 1.0, 1e15, 1e25, 1e30}) {
     const at::Tensor x = at::randn({40, 200}) * at::pow(2.0, at::randint(-12, 13, {40, 200})) * scale, weight = at::randn({30, 200});
     const at::Tensor size = at::matmul(x.abs().to(at::kDouble), weight.abs().to(at::kDouble).t());
     EXPECT_LT(((TileLinear(x, weight).to(at::kDouble) - InFloat64(x, weight)).abs() / size).max().item<double>(), 4e-7) << scale;
@@ -88,25 +89,35 @@ TEST_F(TileLinearTest, ARowDependsNeitherOnTheOthersNorOnTheThreads) {
   for (const int other : {1, 3}) {
     at::set_num_threads(other);
     EXPECT_TRUE(at::equal(TileLinear(x, weight), all)) << other;
+    EXPECT_TRUE(at::equal(TileLinearGradient(x, weight.t().contiguous()), all)) << other;
   }
   at::set_num_threads(threads);
 }
 
-// What has no three parts (infinity, no number, 2^127 and more) is computed as everywhere, and its neighbours do not notice.
-TEST_F(TileLinearTest, RowsBeyondBfloat16AreTheOrdinaryProduct) {
+// What is too large or too small for the unit (infinity and no number too) is computed as everywhere, forwards and back, and its neighbours
+// do not notice.
+TEST_F(TileLinearTest, RowsOutsideItsRangeAreTheOrdinaryProduct) {
   at::manual_seed(8);
-  const at::Tensor x = at::randn({50, 60}), weight = at::rand({40, 60}) + 0.5, clean = TileLinear(x, weight);
-  at::Tensor beyond = x.clone();
-  beyond[3][7] = std::numeric_limits<float>::infinity();
-  beyond[20][0] = -std::numeric_limits<float>::quiet_NaN();
-  beyond[49][59] = -3.4e38f;
-  const at::Tensor y = TileLinear(beyond, weight);
-  EXPECT_TRUE(y[3].isposinf().all().item<bool>());
-  EXPECT_TRUE(y[20].isnan().all().item<bool>());
-  EXPECT_TRUE(at::equal(y[49], ShortLinear(beyond.narrow(0, 49, 1), weight)[0]));
-  for (int64_t row = 0; row < 50; ++row) {
-    if (row == 3 || row == 20 || row == 49) continue;
-    EXPECT_TRUE(at::equal(y[row], clean[row])) << row;
+  for (const bool is_way_back : {false, true}) {
+    const at::Tensor x = at::randn({50, 60}), weight = at::rand({60, 60}) + 0.5;
+    const auto product = [&](const at::Tensor& rows) { return is_way_back ? TileLinearGradient(rows, weight) : TileLinear(rows, weight); };
+    at::Tensor outside = x.clone();
+    outside[3][7] = std::numeric_limits<float>::infinity();
+    outside[20][0] = -std::numeric_limits<float>::quiet_NaN();
+    outside[48].mul_(std::ldexp(1.0, -110));
+    outside[49][59] = -3.4e38f;
+    const at::Tensor y = product(outside), clean = product(x);
+    EXPECT_TRUE(y[3].isposinf().all().item<bool>());
+    EXPECT_TRUE(y[20].isnan().all().item<bool>());
+    for (int64_t row = 0; row < 50; ++row) {
+      const at::Tensor line = outside.narrow(0, row, 1),
+                       alone = is_way_back ? ShortLinearGradient(line, weight) : ShortLinear(line, weight);
+      const bool is_outside = row == 3 || row == 20 || row >= 48;
+      EXPECT_TRUE(at::equal(y[row], is_outside ? alone[0] : clean[row]) || row == 20) << row;
+    }
+    // All rows, more than are done at once.
+    const at::Tensor tiny = x * std::ldexp(1.0, -110);
+    EXPECT_TRUE(at::equal(product(tiny), is_way_back ? ShortLinearGradient(tiny, weight) : ShortLinear(tiny, weight)));
   }
 }
 
