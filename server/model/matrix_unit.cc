@@ -132,6 +132,74 @@ FS_AMX void MatrixUnit::MultiplyTwo(const uint16_t* w, const uint16_t* x, int64_
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
+FS_AMX void MatrixUnit::Clear() const {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+#define FS_LOAD(tile, from, part) _tile_loadd(tile, (from) + (part)*kTileSize, 64)
+
+FS_AMX void MatrixUnit::AddTwoWeights(const uint16_t* weights, const uint16_t* inputs) const {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  FS_LOAD(4, weights, 0);
+  FS_LOAD(5, weights + kStepSize, 0);
+  FS_LOAD(6, inputs, 2);
+  FS_LOAD(7, inputs, 1);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 5, 6);
+  _tile_dpbf16ps(2, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  FS_LOAD(6, inputs, 0);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 5, 6);
+  FS_LOAD(4, weights, 1);
+  FS_LOAD(5, weights + kStepSize, 1);
+  _tile_dpbf16ps(2, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 5, 6);
+  FS_LOAD(4, weights, 2);
+  FS_LOAD(5, weights + kStepSize, 2);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 5, 6);
+}
+
+// The roles of the first and the second factor are exchanged; each sum's additions are the same, in the same order.
+FS_AMX void MatrixUnit::AddTwoInputs(const uint16_t* weights, const uint16_t* first_inputs, const uint16_t* second_inputs) const {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  FS_LOAD(4, weights, 0);
+  FS_LOAD(6, first_inputs, 2);
+  FS_LOAD(7, second_inputs, 2);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 4, 7);
+  FS_LOAD(6, first_inputs, 1);
+  FS_LOAD(7, second_inputs, 1);
+  FS_LOAD(5, weights, 1);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+  FS_LOAD(6, first_inputs, 0);
+  FS_LOAD(7, second_inputs, 0);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+  FS_LOAD(4, weights, 2);
+  _tile_dpbf16ps(2, 4, 6);
+  _tile_dpbf16ps(3, 4, 7);
+}
+
+FS_AMX void MatrixUnit::Store(float* sums) const {
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + kSumsSize, 64);
+  _tile_stored(2, sums + 2 * kSumsSize, 64);
+  _tile_stored(3, sums + 3 * kSumsSize, 64);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
 }  // namespace fluoroscope::model
 
 #endif

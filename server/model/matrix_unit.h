@@ -29,6 +29,16 @@ class MatrixUnit {
   void MultiplyFour(const uint16_t* weights, const uint16_t* inputs, int64_t steps, float* sums) const;
   // The same with one tile of inputs; the same additions in the same order.
   void MultiplyTwo(const uint16_t* weights, const uint16_t* inputs, int64_t steps, float* sums) const;
+
+  // Step by step, for whoever splits a step just before it is used. Two tiles of sums, each in two halves that stay in the unit: of the
+  // largest pairs, and of the small ones, which so do not disturb the large sums either. Clear first, and Store at the end: the large
+  // halves of both tiles and then the small ones.
+  void Clear() const;
+  // Of two tiles of weights, one behind the other, and one of inputs.
+  void AddTwoWeights(const uint16_t* weights, const uint16_t* inputs) const;
+  // Of one tile of weights and two of inputs.
+  void AddTwoInputs(const uint16_t* weights, const uint16_t* first_inputs, const uint16_t* second_inputs) const;
+  void Store(float* sums) const;
 };
 
 }  // namespace fluoroscope::model

@@ -25,7 +25,7 @@ namespace fluoroscope::model {
 namespace {
 
 // Below, reading the weights is most of the work, and ShortLinear does that better.
-constexpr int64_t kMinRows = 25;
+constexpr int64_t kMinRows = 15;
 
 // Rows and inputs of x that are split at once, for all threads: 1.1 MiB, which stay in each core's second-level cache beside the weights.
 constexpr int64_t kMaxTiles = 16;
@@ -71,11 +71,16 @@ class Scratch {
   int64_t threads_ = 0;
 };
 
-// sums [16 outputs, 16 rows] into (or added to) y [rows, out], of which `outputs` and `rows` are there.
-FS_AVX512 void PutSums(const float* sums, float* y, int64_t out, int64_t outputs, int64_t rows, bool add) {
+// sums [16 outputs, 16 rows] (and others, where there are any) into y [rows, out] (or added to it), of which `outputs` and `rows` are
+// there.
+FS_AVX512 void PutSums(const float* sums, const float* others, float* y, int64_t out, int64_t outputs, int64_t rows, bool add) {
   __m512i tile[kTileRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i) tile[i] = _mm512_load_si512(sums + i * kTileRows);
+  if (others != nullptr)
+#pragma GCC unroll 16
+    for (int i = 0; i < kTileRows; ++i)
+      tile[i] = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(tile[i]), _mm512_load_ps(others + i * kTileRows)));
   bfloat16_parts::Transpose(tile);
   const __mmask16 mask = avx512::MaskOf(outputs);
 #pragma GCC unroll 16
@@ -95,24 +100,28 @@ struct Operands {
   bool is_way_back;
 };
 
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // A block of x: tiles of rows and steps of inputs.
 struct Block {
   int64_t first_tile, tiles;
   Steps steps;
 };
 
+// The weights of 16 outputs.
+void SplitTile(const Operands& p, int64_t output, Steps steps, uint16_t* out) {
+  if (p.is_way_back)
+    SplitWeightColumns(p.weight + output, p.out - output, p.in, p.out, steps, out);
+  else
+    SplitWeights(p.weight + output * p.in, p.out - output, p.in, steps, out);
+}
+
 // y (+)= the block's inputs times 32 rows of weights from `output`.
 void MultiplyBlock(const Operands& p, const Block& block, int64_t output, Scratch& scratch) {
   uint16_t* const weights = scratch.weights(at::get_thread_num());
   float* const sums = scratch.sums(at::get_thread_num());
   const int64_t tile_inputs = block.steps.count * kStepSize;
-  for (int64_t j = 0; j < 2; ++j) {
-    const int64_t first = output + j * kTileRows;
-    if (p.is_way_back)
-      SplitWeightColumns(p.weight + first, p.out - first, p.in, p.out, block.steps, weights + j * tile_inputs);
-    else
-      SplitWeights(p.weight + first * p.in, p.out - first, p.in, block.steps, weights + j * tile_inputs);
-  }
+  for (int64_t j = 0; j < 2; ++j) SplitTile(p, output + j * kTileRows, block.steps, weights + j * tile_inputs);
   const MatrixUnit unit;
   for (int64_t tile = 0; tile < block.tiles; tile += 2) {
     const int64_t count = std::min<int64_t>(block.tiles - tile, 2);
@@ -125,17 +134,45 @@ void MultiplyBlock(const Operands& p, const Block& block, int64_t output, Scratc
       for (int64_t j = 0; j < 2; ++j) {
         const int64_t row = (block.first_tile + tile + i) * kTileRows, first = output + j * kTileRows;
         if (first < p.out)
-          PutSums(sums + (2 * i + j) * kSumsSize, p.y + row * p.out + first, p.out, p.out - first, p.rows - row, block.steps.first > 0);
+          PutSums(sums + (2 * i + j) * kSumsSize, nullptr, p.y + row * p.out + first, p.out, p.out - first, p.rows - row,
+                  block.steps.first > 0);
       }
+  }
+}
+
+// y = all inputs times 32 rows of weights from `output`, for one tile of rows of x; for two, 16 rows of weights. A step of weights is split
+// and used at once: while the unit multiplies one, the next is read and split, and none of them leaves the nearest cache.
+void MultiplyFew(const Operands& p, int64_t tiles, int64_t output, Scratch& scratch) {
+  uint16_t* const weights = scratch.weights(at::get_thread_num());
+  float* const sums = scratch.sums(at::get_thread_num());
+  const int64_t steps = CeilDivide(p.in, bfloat16_parts::kStep);
+  const MatrixUnit unit;
+  unit.Clear();
+  for (int64_t s = 0; s < steps; ++s) {
+    uint16_t* const split = weights + s % 2 * 2 * kStepSize;
+    const uint16_t* const inputs = scratch.inputs() + s * kStepSize;
+    SplitTile(p, output, {s, 1}, split);
+    if (tiles == 1) {
+      SplitTile(p, output + kTileRows, {s, 1}, split + kStepSize);
+      unit.AddTwoWeights(split, inputs);
+    } else {
+      unit.AddTwoInputs(split, inputs, inputs + steps * kStepSize);
+    }
+  }
+  unit.Store(sums);
+  for (int64_t i = 0; i < 2; ++i) {
+    const int64_t first = tiles == 1 ? output + i * kTileRows : output, row = tiles == 1 ? 0 : i * kTileRows;
+    if (first < p.out)
+      PutSums(sums + i * kSumsSize, sums + (2 + i) * kSumsSize, p.y + row * p.out + first, p.out, p.out - first, p.rows - row, false);
   }
 }
 
 // y, and in the result which rows of it are still to do: those whose numbers are too large or too small for the unit.
 std::vector<int64_t> Multiply(const Operands& p) {
   Scratch& scratch = Scratch::OfThisThread(at::get_num_threads());
-  const auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t tiles = ceil(p.rows, kTileRows), pairs = ceil(tiles, 2), steps = ceil(p.in, bfloat16_parts::kStep);
-  const int64_t row_blocks = ceil(2 * pairs, kMaxTiles), step_blocks = ceil(steps, kMaxSteps);
+  const int64_t tiles = CeilDivide(p.rows, kTileRows), pairs = CeilDivide(tiles, 2), steps = CeilDivide(p.in, bfloat16_parts::kStep);
+  const bool is_few = tiles <= 2 && tiles * steps <= kMaxTiles * kMaxSteps;
+  const int64_t row_blocks = CeilDivide(2 * pairs, kMaxTiles), step_blocks = is_few ? 1 : CeilDivide(steps, kMaxSteps);
   std::vector<int32_t> largest(static_cast<size_t>(p.rows));
   for (int64_t r = 0; r < row_blocks; ++r)
     for (int64_t s = 0; s < step_blocks; ++s) {
@@ -148,7 +185,10 @@ std::vector<int64_t> Multiply(const Operands& p) {
         SplitInputs(p.x + row * p.in, p.rows - row, p.in, block.steps, scratch.inputs() + tile * block.steps.count * kStepSize,
                     largest.data() + row);
       });
-      ForEachBlock(ceil(p.out, kWeightRows), [&](int64_t i) { MultiplyBlock(p, block, i * kWeightRows, scratch); });
+      if (is_few)
+        ForEachBlock(CeilDivide(tiles * p.out, kWeightRows), [&](int64_t i) { MultiplyFew(p, tiles, i * kWeightRows / tiles, scratch); });
+      else
+        ForEachBlock(CeilDivide(p.out, kWeightRows), [&](int64_t i) { MultiplyBlock(p, block, i * kWeightRows, scratch); });
     }
   std::vector<int64_t> left;
   for (int64_t row = 0; row < p.rows; ++row) {

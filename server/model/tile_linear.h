@@ -12,7 +12,7 @@ namespace fluoroscope::model {
 bool IsTiled(const at::Tensor& x, const at::Tensor& weight);
 
 // x [rows, in] @ weight [out, in]^T -> [rows, out]. The result does not depend on the number of threads, nor on the other rows, nor on how
-// many they are. Rows whose largest magnitude is not between 2^-80 and 2^100 (or has no number) are
+// many they are but for whether they are more than 32. Rows whose largest magnitude is not between 2^-80 and 2^100 (or has no number) are
 // computed as few rows are, by ShortLinear. An infinite weight gives no number (NaN), whatever it is multiplied by.
 at::Tensor TileLinear(const at::Tensor& x, const at::Tensor& weight);
 

@@ -14,7 +14,7 @@ TEST(ProductTest, EveryKernelIsTheProductAndAutogradGoesBackThroughIt) {
   const c10::AutoGradMode gradients(true);
   const at::Tensor weight = at::randn({50, 33});
   for (const at::Tensor& bias : {at::Tensor(), at::randn({50})})
-    for (const int64_t rows : {1, 9, 24, 25, 48, 49, 300}) {
+    for (const int64_t rows : {1, 9, 14, 15, 32, 33, 48, 49, 300}) {
       const at::Tensor x = at::randn({rows, 33}).set_requires_grad(true), seed = at::randn({rows, 50});
       const at::Tensor y = Product(x * 2, weight, bias);
       EXPECT_TRUE(at::equal(y.detach(), Product(x.detach() * 2, weight, bias))) << rows;
