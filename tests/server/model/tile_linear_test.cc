@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "model/short_linear.h"
 #include "model/short_linear_gradient.h"
@@ -55,8 +56,8 @@ TEST_F(TileLinearTest, ItsGradientEqualsTheTransposedProductInFloat64) {
 // The claim of its header: more exact than the library's product in float32.
 TEST_F(TileLinearTest, IsMoreExactThanTheLibrary) {
   at::manual_seed(4);
-  for (const int64_t in : {576, 1536}) {
-    const at::Tensor x = at::randn({256, in}), weight = at::randn({320, in}), exact = InFloat64(x, weight);
+  for (const auto& [rows, in] : {std::pair<int64_t, int64_t>{20, 576}, {256, 576}, {20, 1536}, {256, 1536}}) {
+    const at::Tensor x = at::randn({rows, in}), weight = at::randn({320, in}), exact = InFloat64(x, weight);
     const double ours = RelativeError(TileLinear(x, weight), exact), library = RelativeError(at::linear(x, weight), exact);
     EXPECT_LT(ours, 1.3e-7);
     EXPECT_LT(ours, library);
