@@ -5,6 +5,7 @@
 #include <limits>
 #include <numbers>
 
+#include "model/log_sum.h"
 #include "model/packed_rows.h"
 
 namespace fluoroscope::intervention {
@@ -149,7 +150,7 @@ void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, st
   Keep(logits, references, /*log_probabilities=*/false);
   const bool keeps = std::any_of(references.begin(), references.end(), [](const ReferenceLine& line) { return line.log_probabilities; });
   if (probabilities.empty() && to_reference[0].empty() && to_reference[1].empty() && !keeps) return;
-  const at::Tensor log_sums = at::logsumexp(logits, 1, /*keepdim=*/true);
+  const at::Tensor log_sums = model::LogSumExp(logits);
   if (!probabilities.empty()) ReadProbabilities(logits, Numbers(log_sums), probabilities);
   logits.sub_(log_sums);
   Keep(logits, references, /*log_probabilities=*/true);
@@ -157,10 +158,10 @@ void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, st
   compare(ToReference::Measure::kJs);
 }
 
-int64_t VocabularyBytes(int64_t lines, bool compares) {
+int64_t VocabularyBytes(int64_t lines, bool compares, at::Device device) {
   // Either the exponentials that are summed up, or the copies. A line may be read many times.
-  const int64_t copies = compares ? kCopies * static_cast<int64_t>(kReadingsAtOnce) : 0;
-  return (lines + std::max(lines, copies)) * static_cast<int64_t>(sizeof(float));
+  const int64_t copies = compares ? kCopies * static_cast<int64_t>(kReadingsAtOnce) : 0, size = static_cast<int64_t>(sizeof(float));
+  return lines * size + std::max(lines * model::LogSumExpBytes(device), copies * size);
 }
 
 bool NeedsVocabulary(const Metric& metric) {

@@ -34,6 +34,6 @@ void Evaluate(at::Tensor logits, std::span<const VocabularyReading> readings, st
 
 // Bytes that Evaluate holds at once for each token of the vocabulary, `logits` of so many lines included. `compares`: some readings are
 // ranks, or compare with a reference.
-int64_t VocabularyBytes(int64_t lines, bool compares);
+int64_t VocabularyBytes(int64_t lines, bool compares, at::Device device);
 
 }  // namespace fluoroscope::intervention

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "model/forward.h"
+#include "model/log_sum.h"
 
 namespace fluoroscope::run {
 namespace {
@@ -35,7 +36,7 @@ void LensRun::Step() {
   NoHooks nobody;
   const at::Tensor normalized = model::FinalNorm(model_, vectors.narrow(0, job.next, count), model::PackedRows(), nobody);
   const at::Tensor logits = model::Unembed(model_, normalized, /*columns=*/{}).to(at::kFloat);
-  const at::Tensor total = at::logsumexp(logits, -1, /*keepdim=*/true);
+  const at::Tensor total = model::LogSumExp(logits);
   at::Tensor tokens, chosen;
   if (lens.top_k > 0) {
     std::tie(chosen, tokens) = at::topk(logits, lens.top_k, -1);

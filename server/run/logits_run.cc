@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/forward.h"
+#include "model/log_sum.h"
 
 namespace fluoroscope::run {
 
@@ -110,7 +111,7 @@ void LogitsRun::Emit(const Piece& piece, const at::Tensor& logits) {
   const auto [values, tokens] = at::topk(wide, row.logits->top_k, -1);
   top_[0].Put(first, lines, tokens);
   top_[1].Put(first, lines, values);
-  top_[2].Put(first, lines, values - at::logsumexp(wide, -1, /*keepdim=*/true));
+  top_[2].Put(first, lines, values - model::LogSumExp(wide));
   if (!last) return;
   static constexpr const char* kNames[] = {"top.tokens", "top.logits", "top.logprobs"};
   for (size_t i = 0; i < 3; ++i) out.Logits(row, kNames[i], positions, top_[i].Take());

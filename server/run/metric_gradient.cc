@@ -76,7 +76,9 @@ int64_t DifferentiateBytes(const intervention::Metric& metric, int64_t lines, co
                          : to->measure == ToReference::Measure::kL2 ? 5
                          : to->measure == ToReference::Measure::kKl ? 6
                                                                     : 10;
-  return lines * arch.vocabulary * (copies * static_cast<int64_t>(sizeof(float)) + (element_size == 4 ? 0 : 2 * element_size));
+  // In the model's dtype too, where that is narrower: while the metric's own copies are all there only where it compares.
+  const int64_t narrow = element_size == 4 || to == nullptr ? 0 : 2 * element_size;
+  return lines * arch.vocabulary * (copies * static_cast<int64_t>(sizeof(float)) + narrow);
 }
 
 }  // namespace fluoroscope::run

@@ -6,6 +6,7 @@
 
 #include "intervention/column_metrics.h"
 #include "intervention/vocabulary_metrics.h"
+#include "model/log_sum.h"
 #include "run/gradient_peak.h"
 #include "run/layers_peak.h"
 #include "run/sizes.h"
@@ -37,6 +38,14 @@ class Columns {
 // (joined_lines.h).
 int64_t PieceBytes(int64_t lines, int64_t line_bytes) { return lines > kPositionsPerStep ? kPositionsPerStep * line_bytes : 0; }
 
+// A logit, in float32 too, and what its exponential takes.
+int64_t LogitBytes(const RunPlan& plan, int64_t element_size) {
+  return (element_size == 4 ? 0 : element_size) + static_cast<int64_t>(sizeof(float)) + model::LogSumExpBytes(plan.model->device);
+}
+
+// One of a step's best tokens: its number, its logit, and its log-probability where that is not made in the place of an exponential.
+int64_t BestBytes(const RunPlan& plan) { return 8 + 4 + (model::LogSumExpBytes(plan.model->device) == 0 ? 4 : 0); }
+
 // Values that wait for the unembedding (of one layer at a time), and the logits of one step of it, beside the residual.
 int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t element_size) {
   const Architecture& arch = plan.model->arch;
@@ -50,13 +59,14 @@ int64_t LensBytes(const RunPlan& plan, const std::vector<size_t>& batch, int64_t
       const int64_t elements = Elements(capture.place, row, arch);
       waiting[capture.place.layer] += elements * element_size;
       const int64_t columns = static_cast<int64_t>(capture.lens->columns.size());
-      piece = std::max(piece, PieceBytes(elements / arch.d_model, capture.lens->top_k * (8 + 4) + columns * (4 + 4)));
+      piece = std::max(piece, PieceBytes(elements / arch.d_model, capture.lens->top_k * BestBytes(plan) + columns * (4 + 4)));
     }
   }
   for (const auto& [_, bytes] : waiting) most = std::max(most, bytes);
   if (most == 0) return 0;
   const int64_t lines = std::min(kPositionsPerStep, most / (arch.d_model * element_size));
-  return tokens * arch.d_model * element_size + most + lines * (arch.vocabulary * 8 + 3 * arch.d_model * 4) + piece;
+  return tokens * arch.d_model * element_size + most + lines * (arch.vocabulary * LogitBytes(plan, element_size) + 3 * arch.d_model * 4) +
+         piece;
 }
 
 // A step of logits beside the results.
@@ -78,19 +88,17 @@ int64_t LogitsStepBytes(const RunPlan& plan, const std::vector<size_t>& batch, i
     const int64_t positions = static_cast<int64_t>(row.logits->positions.size());
     if (row.logits->top_k > 0) {
       ranked += positions;
-      ranked_piece = std::max(ranked_piece, PieceBytes(positions, row.logits->top_k * (8 + 4)));
+      ranked_piece = std::max(ranked_piece, PieceBytes(positions, row.logits->top_k * BestBytes(plan)));
     }
     if (positions > kPositionsPerStep) pieced = kPositionsPerStep;
   }
   if (read == 0) return 0;
-  // Where only the best are wanted: all of them, and their exponentials in float32. Where a row takes several steps: the piece that is then
-  // copied to its place.
-  const int64_t ranked_step =
-      std::min(ranked, kPositionsPerStep) * arch.vocabulary * (element_size == 4 ? 8 : element_size + 8) + ranked_piece;
+  // Where only the best are wanted: all of them. Where a row takes several steps: the piece that is then copied to its place.
+  const int64_t ranked_step = std::min(ranked, kPositionsPerStep) * arch.vocabulary * LogitBytes(plan, element_size) + ranked_piece;
   const int64_t whole_lines = std::min(whole, kPositionsPerStep);
   const int64_t whole_step = whole == 0 ? 0
                                         : whole_lines * arch.vocabulary * (element_size == 4 ? 0 : element_size) +
-                                              intervention::VocabularyBytes(whole_lines, compares) * arch.vocabulary;
+                                              intervention::VocabularyBytes(whole_lines, compares, plan.model->device) * arch.vocabulary;
   const int64_t column_step = columns.AtOnce() * arch.d_model * (4 + (element_size == 4 ? 0 : element_size));
   const int64_t step = std::max({ranked_step, pieced * arch.vocabulary * element_size, whole_step, column_step});
   const int64_t norm = 3 * read * arch.d_model * static_cast<int64_t>(sizeof(float));  // in float32, whatever the model's dtype
