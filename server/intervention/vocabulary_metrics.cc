@@ -34,6 +34,9 @@ std::vector<int64_t> TokensOf(const VocabularyReading& reading) {
   return {};
 }
 
+// So many tokens of readings at a time are picked out of the logits: half a megabyte.
+constexpr size_t kTokensAtOnce = 16384;
+
 // -log p, p and log p of chosen tokens. The sum over several tokens is taken here, in float64.
 void ReadProbabilities(const at::Tensor& logits, const std::vector<double>& log_sums, const Readings& readings) {
   std::vector<int64_t> lines, tokens;
@@ -42,7 +45,15 @@ void ReadProbabilities(const at::Tensor& logits, const std::vector<double>& log_
       lines.push_back(reading->line);
       tokens.push_back(token);
     }
-  const std::vector<double> chosen = Numbers(at::index(logits, {Indices(lines, logits), Indices(tokens, logits)}));
+  std::vector<double> chosen;
+  for (size_t first = 0; first < lines.size(); first += kTokensAtOnce) {
+    const auto part = [&](const std::vector<int64_t>& all) {
+      const size_t last = std::min(first + kTokensAtOnce, all.size());
+      return Indices({all.begin() + static_cast<std::ptrdiff_t>(first), all.begin() + static_cast<std::ptrdiff_t>(last)}, logits);
+    };
+    const std::vector<double> numbers = Numbers(at::index(logits, {part(lines), part(tokens)}));
+    chosen.insert(chosen.end(), numbers.begin(), numbers.end());
+  }
   size_t next = 0;
   for (const VocabularyReading* reading : readings) {
     const double log_sum = log_sums[static_cast<size_t>(reading->line)];

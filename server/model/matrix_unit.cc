@@ -166,7 +166,7 @@ FS_AMX void MatrixUnit::AddTwoWeights(const uint16_t* weights, const uint16_t* i
   _tile_dpbf16ps(3, 5, 6);
 }
 
-// The roles of the first and the second factor are exchanged; each sum's additions are the same, in the same order.
+// Each sum's additions are the same as above, in the same order.
 FS_AMX void MatrixUnit::AddTwoInputs(const uint16_t* weights, const uint16_t* first_inputs, const uint16_t* second_inputs) const {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   FS_LOAD(4, weights, 0);

@@ -34,7 +34,8 @@ constexpr int64_t kMaxSteps = 24;
 // takes what is below 2^-126 for 0: parts, and products of parts.
 constexpr int32_t kTooLarge = (127 + 100) << 23;  // the bits of 2^100, and below of 2^-80
 constexpr int32_t kTooSmall = (127 - 80) << 23;
-constexpr int64_t kLeftAtOnce = 32;  // of these rows: none needs much memory, and all together read the weights as rarely as can be
+// Of these rows so many are done at once that they need little memory, but read the weights as rarely as can be.
+constexpr int64_t kLeftAtOnce = 32, kLeftBytes = 256 * 1024;
 
 // Working memory of the calling thread's products, its own until the thread ends: 1.1 MiB and 148 KiB for each thread that takes part.
 // Like what MKL takes for itself it belongs to no request and is not counted.
@@ -171,7 +172,7 @@ void MultiplyFew(const Operands& p, int64_t tiles, int64_t output, Scratch& scra
 std::vector<int64_t> Multiply(const Operands& p) {
   Scratch& scratch = Scratch::OfThisThread(at::get_num_threads());
   const int64_t tiles = CeilDivide(p.rows, kTileRows), pairs = CeilDivide(tiles, 2), steps = CeilDivide(p.in, bfloat16_parts::kStep);
-  const bool is_few = tiles <= 2 && tiles * steps <= kMaxTiles * kMaxSteps;
+  const bool is_few = tiles <= 2 && 2 * steps <= kMaxTiles * kMaxSteps;  // of one tile or two the same: so are then the bits
   const int64_t row_blocks = CeilDivide(2 * pairs, kMaxTiles), step_blocks = is_few ? 1 : CeilDivide(steps, kMaxSteps);
   std::vector<int32_t> largest(static_cast<size_t>(p.rows));
   for (int64_t r = 0; r < row_blocks; ++r)
@@ -202,9 +203,10 @@ at::Tensor Multiply(const at::Tensor& x, const at::Tensor& weight, bool is_way_b
   at::Tensor y = at::empty({x.size(0), weight.size(is_way_back ? 1 : 0)}, x.options());
   const std::vector<int64_t> left = Multiply(Operands{x.const_data_ptr<float>(), weight.const_data_ptr<float>(),
                                                       y.mutable_data_ptr<float>(), x.size(0), x.size(1), y.size(1), is_way_back});
-  const auto count = static_cast<int64_t>(left.size());
-  for (int64_t begin = 0; begin < count; begin += kLeftAtOnce) {
-    const at::Tensor rows = IndexTensor({left.begin() + begin, left.begin() + std::min(begin + kLeftAtOnce, count)}, x.device());
+  const int64_t count = static_cast<int64_t>(left.size()), row_bytes = (x.size(1) + y.size(1)) * static_cast<int64_t>(sizeof(float));
+  const int64_t at_once = std::clamp<int64_t>(kLeftBytes / row_bytes, 1, kLeftAtOnce);
+  for (int64_t begin = 0; begin < count; begin += at_once) {
+    const at::Tensor rows = IndexTensor({left.begin() + begin, left.begin() + std::min(begin + at_once, count)}, x.device());
     const at::Tensor lines = x.index_select(0, rows);
     y.index_copy_(0, rows, is_way_back ? ShortLinearGradient(lines, weight) : ShortLinear(lines, weight));
   }

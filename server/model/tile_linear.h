@@ -12,8 +12,8 @@ namespace fluoroscope::model {
 bool IsTiled(const at::Tensor& x, const at::Tensor& weight);
 
 // x [rows, in] @ weight [out, in]^T -> [rows, out]. The result does not depend on the number of threads, nor on the other rows, nor on how
-// many they are but for whether they are more than 32. Rows whose largest magnitude is not between 2^-80 and 2^100 (or has no number) are
-// computed as few rows are, by ShortLinear. An infinite weight gives no number (NaN), whatever it is multiplied by.
+// many they are but for whether they are more than 32. Rows whose largest magnitude is not between 2^-80 and 2^100 (nor 0) are computed
+// as few rows are, by ShortLinear. A weight of 2^127 and more may give no number (NaN), whatever it is multiplied by.
 at::Tensor TileLinear(const at::Tensor& x, const at::Tensor& weight);
 
 // gradient [rows, out] @ weight [out, in] -> [rows, in], the way back. The same holds; ShortLinearGradient does the rows outside.

@@ -45,7 +45,7 @@ FS_AVX512 void SplitWeights(const float* weights, int64_t rows, int64_t in, Step
         __m512 low, high;
         bfloat16_parts::Load(from, in - first, low, high);
         bfloat16_parts::Split(low, high, parts);
-        // The thread's next rows follow these in memory.
+        // Rows that the thread comes to soon.
         _mm_prefetch(reinterpret_cast<const char*>(from + kWeightRows * in), _MM_HINT_T1);
         _mm_prefetch(reinterpret_cast<const char*>(from + kWeightRows * in + 16), _MM_HINT_T1);
       }

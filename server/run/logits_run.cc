@@ -84,14 +84,15 @@ void LogitsRun::Unembed(const std::vector<Piece>& pieces) {
     for (size_t i = 0; i < piece.count; ++i)
       lines.push_back(live_.Find(piece.slot)->LineOf(Row(piece.slot).plan->logits->positions[piece.first + i]));
   const at::Tensor logits = model::Unembed(model_, model::TakeLines(normalized_, model::IndexTensor(lines, model_.device)), /*columns=*/{});
-  // Memory is never shared between runs: one with a slow reader would hold what another was charged for.
+  // Memory is never shared between runs: one with a slow reader would hold what another was charged for. The best tokens are no part of it.
   const Lane* const lane = Row(pieces.front().slot).lane;
   const bool one_lane = std::all_of(pieces.begin(), pieces.end(), [&](const Piece& piece) { return Row(piece.slot).lane == lane; });
   int64_t line = 0;
   for (const Piece& piece : pieces) {
     const at::Tensor own = logits.narrow(0, line, static_cast<int64_t>(piece.count));
-    const bool whole = piece.count == Row(piece.slot).plan->logits->positions.size();
-    Emit(piece, one_lane || !whole ? own : own.clone());
+    const LogitsPlan& wanted = *Row(piece.slot).plan->logits;
+    const bool shares = !one_lane && wanted.top_k == 0 && piece.count == wanted.positions.size();
+    Emit(piece, shares ? own.clone() : own);
     line += static_cast<int64_t>(piece.count);
   }
 }

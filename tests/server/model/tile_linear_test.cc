@@ -89,6 +89,8 @@ TEST_F(TileLinearTest, ARowDependsNeitherOnTheOthersNorOnTheThreads) {
   const at::Tensor few = TileLinear(x.narrow(0, 568, 32), weight);
   for (const int64_t rows : {15, 16, 17, 31})
     EXPECT_TRUE(at::equal(TileLinear(x.narrow(0, 600 - rows, rows), weight), few.narrow(0, 32 - rows, rows))) << rows;
+  const at::Tensor wide = at::randn({32, 8192}), of_wide = at::randn({20, 8192});
+  EXPECT_TRUE(at::equal(TileLinear(wide.narrow(0, 16, 16), of_wide), TileLinear(wide, of_wide).narrow(0, 16, 16)));
   const int threads = at::get_num_threads();
   for (const int other : {1, 3}) {
     at::set_num_threads(other);
