@@ -6,12 +6,14 @@
 //   device    the time that the server says it ran on the device, of the same requests
 //   bare      the forward pass here: embedding, layers, final norm, unembedding, largest logit
 //   products  its matrix products alone, which read all weights once
+//   nothing   latency of a request that computes nothing, after a pause as long as a forward pass: its threads have gone to sleep
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <barrier>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -68,6 +70,9 @@ void Products(const model::Model& m, const at::Tensor& x, const at::Tensor& z, c
   (void)m.weights.unembed.Apply(x);
 }
 
+// As long as a token's pass takes on a machine of two cores.
+constexpr std::chrono::milliseconds kPause{17};
+
 template <typename Call>
 void Turn(std::vector<double>& times, Call call) {
   for (int i = 0; i < kCalls; ++i) {
@@ -91,7 +96,7 @@ int main(int argc, char** argv) {
 
   const int threads = static_cast<int>(Must(client.Forward(request)).header.provenance().threads());
 
-  std::vector<double> server, device, bare, products;
+  std::vector<double> server, device, bare, products, nothing;
   std::barrier turns(2);
   // Like the server's executor: a thread of its own, placed on a core with its helpers, so that the client's thread is not.
   std::jthread computing([&] {
@@ -115,9 +120,15 @@ int main(int argc, char** argv) {
   });
   for (int round = 0; round <= rounds; ++round) {
     std::vector<double> ran;
-    if (round == 1) server.clear(), device.clear();
+    if (round == 1) server.clear(), device.clear(), nothing.clear();
     Turn(server, [&] { ran.push_back(Must(client.Forward(request)).summary.run_ms()); });
     device.insert(device.end(), ran.begin() + kDropped, ran.end());
+    for (int i = 0; i < kCalls; ++i) {
+      std::this_thread::sleep_for(kPause);
+      const Clock::time_point start = Clock::now();
+      (void)Must(client.ListModels());
+      nothing.push_back(MillisecondsSince(start));
+    }
     turns.arrive_and_wait();
     turns.arrive_and_wait();
   }
@@ -126,4 +137,5 @@ int main(int argc, char** argv) {
   Print("device", device);
   Print("bare", bare);
   Print("products", products);
+  Print("nothing", nothing);
 }

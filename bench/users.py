@@ -94,10 +94,13 @@ def _edits(median: dict[str, float]) -> Row:
 
 
 def _overhead(median: dict[str, float]) -> list[Row]:
-    server, device, bare = (median[name] for name in ("server", "device", "bare"))
+    server, device, bare, nothing = (median[name] for name in ("server", "device", "bare", "nothing"))
+    why = (f"of the {server - bare:.2f} ms, {nothing:.2f} ms are what a request costs that computes nothing, after a pause as long as the pass: both processes' threads sleep, and are woken one after the "
+           f"other. {device - bare:.2f} ms are on the device: the best token, the sum of all exponentials for its log-probability, and products that are slower beside a second process. The rest "
+           "is that a request is planned, queued and answered in three messages.")
     return [
         Row("a request of one token: latency at a C++ client less the time of the same forward pass in a process without a server", f"bare forward pass {bare:.2f} ms", f"{server:.2f} ms",
-            server - bare, "ms more", "≤ 1 ms", server - bare <= 1),
+            server - bare, "ms more", "≤ 1 ms", server - bare <= 1, why),
         Row("the same latency less the time that the server says it ran on the device", f"on the device {device:.2f} ms", f"{server:.2f} ms", server - device, "ms more", "≤ 1 ms",
             server - device <= 1),
     ]  # fmt: skip
