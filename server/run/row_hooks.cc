@@ -93,9 +93,10 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
   struct Read {
     const Action* action;
     Region region;
+    bool again = false;  // lines that an earlier one sends as well
   };
   std::vector<Read> reads;
-  std::set<int64_t> sent_lines;  // each once, however often it is captured
+  std::set<int64_t> sent_lines;
   bool owned = false;            // the first edit makes a copy, which the later ones change further
   for (const Action& action : ActionsAt(site, layer)) {
     const model::RowSpan* span = row != nullptr ? row : rows->Find(action.slot);
@@ -103,9 +104,10 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
     Region region = Locate(action.place(), *span, row == nullptr);
     if (region.lines.empty()) continue;
     if (action.edit == nullptr) {
+      bool again = false;
       if (action.capture != nullptr && IsView(region) && SendsLines(*action.capture))
-        sent_lines.insert(region.lines.begin(), region.lines.end());
-      reads.push_back({&action, std::move(region)});
+        for (const int64_t line : region.lines) again |= !sent_lines.insert(line).second;
+      reads.push_back({&action, std::move(region), again});
       continue;
     }
     if (!std::exchange(owned, true)) value = value.clone(at::MemoryFormat::Contiguous);
@@ -114,8 +116,11 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
       if (span->LineOf(action.place().positions[i]) >= 0) alive.push_back(static_cast<int64_t>(i));
     intervention::Apply(action.edit->edit, {RowOf(action).lane->kept, alive}, region, value);
   }
-  // Memory is never shared between runs: one with a slow reader would hold what another was charged for.
-  const bool share = one_lane_ && MayShare(value, row != nullptr ? row->size() : rows->tokens(), static_cast<int64_t>(sent_lines.size()));
+  // Memory is never shared between runs: one with a slow reader would hold what another was charged for. Nor between captures: it would
+  // be held once and charged twice. A layer's input is the memory of the output in front of it.
+  const bool share = one_lane_ && MayShare(value, row != nullptr ? row->size() : rows->tokens(), static_cast<int64_t>(sent_lines.size())) &&
+                     (!shared_ || shared_->lock().get() != value.storage().unsafeGetStorageImpl());
+  if (share) shared_ = value.storage().getWeakStorageImpl();
   for (const Read& read : reads) {
     at::Tensor entries = intervention::Read(value, read.region);
     if (read.action->keep != nullptr) {
@@ -132,7 +137,7 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
       continue;
     }
     // What is kept is charged for what it is: it must not hold a batch's memory.
-    if ((!share || capture.keep_seconds > 0) && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
+    if ((!share || read.again || capture.keep_seconds > 0) && !capture.reduced()) entries = entries.clone(at::MemoryFormat::Contiguous);
     row.lane->out.Capture(*row.plan, capture, entries);
   }
   return value;

@@ -1,7 +1,10 @@
 // Each row's captures and edits, looked up by site while a batch runs.
 #pragma once
 
+#include <c10/core/StorageImpl.h>
+
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -52,6 +55,7 @@ class RowHooks final : public model::SiteHooks {
   const LaneRows& rows_;
   LensRun& lens_;
   const bool one_lane_;
+  std::optional<c10::weak_intrusive_ptr<c10::StorageImpl>> shared_;  // the memory sent last without a copy, to be compared only
   std::map<std::pair<const Lane*, size_t>, at::Tensor*> also_;
   std::vector<std::vector<Action>> actions_;  // [layer * kSiteCount + site]
 };
