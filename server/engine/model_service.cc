@@ -166,13 +166,17 @@ void ModelService::Load(api::LoadModelRequest request, api::CallContext call, Ca
 void ModelService::Request(const Source& source, const std::string& dtype, bool at_start, Callback<api::LoadModelReply> done,
                            const CancelToken& gone) {
   // Whoever comes later takes what there is, unless it asked for something else.
-  const auto answer = [name = source.name, dtype, done](const absl::StatusOr<ModelTable::Model>& model, bool at_once) {
-    if (!model.ok()) return done(model.status());
+  const auto reply_of = [name = source.name, dtype](const absl::StatusOr<ModelTable::Model>& model,
+                                                    bool at_once) -> absl::StatusOr<api::LoadModelReply> {
+    if (!model.ok()) return model.status();
     api::LoadModelReply reply{AsLoaded(*model)->Info(), at_once};
     if (!dtype.empty() && dtype != reply.info.dtype)
-      return done(absl::FailedPreconditionError(absl::StrCat("model '", name, "' is loaded in ", reply.info.dtype, "; for ", dtype,
-                                                             " unload it first (UnloadModel), then load it again")));
-    done(std::move(reply));
+      return absl::FailedPreconditionError(absl::StrCat("model '", name, "' is loaded in ", reply.info.dtype, "; for ", dtype,
+                                                        " unload it first (UnloadModel), then load it again"));
+    return reply;
+  };
+  const auto answer = [reply_of, done](const absl::StatusOr<ModelTable::Model>& model, bool at_once) {
+    return [done, reply = reply_of(model, at_once)] { done(reply); };
   };
   std::shared_ptr<residency::LoadProgress> progress;
   if (table_.Request(source, answer, &progress, gone) != ModelTable::Answer::kLoad) return;

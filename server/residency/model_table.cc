@@ -49,7 +49,9 @@ ModelTable::Answer ModelTable::Request(const Source& source, Waiter waiter, std:
     }
     loaded = entry.model;
   }
-  waiter(loaded, /*at_once=*/true);
+  const std::function<void()> tell = waiter(loaded, /*at_once=*/true);
+  loaded = nullptr;
+  tell();
   return Answer::kLoaded;
 }
 
@@ -77,7 +79,10 @@ void ModelTable::End(const std::string& name, const LoadProgress& load, Model mo
     }
   }
   model = nullptr;  // one that came all the same: its memory goes before anybody hears
-  for (const Waiting& waiting : waiters) waiting.waiter(result, /*at_once=*/false);
+  std::vector<std::function<void()>> answers;
+  for (const Waiting& waiting : waiters) answers.push_back(waiting.waiter(result, /*at_once=*/false));
+  result = nullptr;
+  for (const std::function<void()>& tell : answers) tell();
 }
 
 absl::StatusOr<ModelTable::Model> ModelTable::Remove(const std::string& name) {

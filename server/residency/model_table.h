@@ -38,8 +38,9 @@ enum class State { kAvailable, kLoading, kLoaded, kUnloading };
 class ModelTable {
  public:
   using Model = std::shared_ptr<Resident>;
-  // `at_once`: it was loaded when it was asked for.
-  using Waiter = std::function<void(const absl::StatusOr<Model>&, bool at_once)>;
+  // Makes an answer of what came, and returns how to give it. It is given when the table holds the model no longer than others may: who
+  // hears it may unload the model at once, and it is not in use. `at_once`: it was loaded when it was asked for.
+  using Waiter = std::function<std::function<void()>(const absl::StatusOr<Model>&, bool at_once)>;
 
   // A model of the configuration is known by name although it is not loaded.
   void Know(Source source);

@@ -33,6 +33,7 @@ ModelTable::Waiter Into(Heard& heard) {
     heard.status = model.status();
     heard.model = model.ok() ? *model : nullptr;
     heard.at_once = at_once;
+    return [] {};
   };
 }
 
@@ -165,14 +166,30 @@ TEST(ModelTableTest, AModelThatNobodyWantsIsNotKept) {
   EXPECT_FALSE(table.Find("m").ok());
 }
 
-// A waiter may come back to the table: it is called without the lock.
-TEST(ModelTableTest, AWaiterMayUnload) {
+// Who hears of a load may come back to the table: it is told without the lock, and when nobody but the table holds the model any more.
+TEST(ModelTableTest, WhoHearsMayUnloadAtOnce) {
   ModelTable table;
   std::shared_ptr<LoadProgress> progress;
-  table.Request(
-      {"m", "/m", ""}, [&](const auto& model, bool) { EXPECT_EQ(table.Remove("m").value(), *model); }, &progress);
+  int heard = 0;
+  const ModelTable::Waiter unload = [&](const auto& model, bool) {
+    EXPECT_TRUE(model.ok());
+    return [&] {
+      ++heard;
+      (void)table.Remove("m").value();
+      EXPECT_FALSE(table.InUse("m"));
+    };
+  };
+  table.Request({"m", "/m", ""}, unload, &progress);
+  table.Request({"m", "/m", ""}, unload, &progress);
   table.Loaded("m", *progress, std::make_shared<Fake>());
+  EXPECT_EQ(heard, 2);
   EXPECT_FALSE(table.Find("m").ok());
+  // One that was there already.
+  table.Request(
+      {"m", "/m", ""}, [](const auto&, bool) { return [] {}; }, &progress);
+  table.Loaded("m", *progress, std::make_shared<Fake>());
+  EXPECT_EQ(table.Request({"m", "/m", ""}, unload, &progress), ModelTable::Answer::kLoaded);
+  EXPECT_EQ(heard, 3);
 }
 
 // Many threads load, use and unload the same few names; each load is one thread's, every waiter is called once, and no weights stay.
@@ -189,7 +206,7 @@ TEST(ModelTableTest, ConcurrentLoadsUsesAndUnloads) {
           std::shared_ptr<LoadProgress> progress;
           ++asked;
           const auto answer = table.Request(
-              {name, "/", ""}, [&](const auto& model, bool) { (void)model, ++answered; }, &progress);
+              {name, "/", ""}, [&](const auto&, bool) { return [&] { ++answered; }; }, &progress);
           if (answer == ModelTable::Answer::kLoad) {
             EXPECT_EQ(++loading[which], 1);  // nobody else loads it
             ++loads;
