@@ -16,8 +16,9 @@
 
 namespace fluoroscope::client {
 
-// Owns the call and a thread that reads ahead: while the caller copies one message out of gRPC's buffers the next ones come in. Without it
-// the socket stands still meanwhile, and a large reply takes twice as long. The caller is one thread; Read and Finish block it.
+// Owns the call and, once a reply turns out to be large, a thread that reads ahead: while the caller copies one message out of gRPC's
+// buffers the next ones come in. Without it the socket stands still meanwhile, and a large reply takes twice as long; for a small one, to
+// make a thread and to be woken by it takes longer than to read. The caller is one thread; Read and Finish block it.
 class RawCall {
  public:
   // `method` like "/fluoroscope.v1.Inference/Forward". `context` outlives the call.
@@ -34,23 +35,27 @@ class RawCall {
   grpc::Status Finish();
 
  private:
+  bool Receive(grpc::ByteBuffer* message);  // from the stream itself
+  bool Wait();                              // for the one operation under way
+
   // On thread_:
-  void Run(const grpc::ByteBuffer& request);
+  void ReadAhead();
   bool Push(const grpc::ByteBuffer& message);  // false: nobody wants more
-  bool Wait();                                 // for the one operation under way
 
   grpc::ClientContext* const context_;
   grpc::CompletionQueue queue_;
-  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;  // thread_'s own, as long as it runs
+  size_t received_bytes_ = 0;                                     // without thread_
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<grpc::ByteBuffer> messages_;
   size_t bytes_ = 0;  // in messages_
   bool ended_ = false, unwanted_ = false;
-  grpc::Status status_;  // valid once ended_
+  bool finished_ = false;
+  grpc::Status status_;
 
-  std::thread thread_;  // last: starts when the rest is there
+  std::thread thread_;
 };
 
 }  // namespace fluoroscope::client
