@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "model/largest.h"
+
 namespace fluoroscope::generate {
 namespace {
 
@@ -45,7 +47,7 @@ void GeneratingRow::Accept(at::Tensor logits, const at::Tensor& log_probabilitie
   token.id = *id;
   token.logprob = log_probabilities.const_data_ptr<float>()[token.id];
   if (plan_.top_logprobs > 0) {
-    const auto [values, ids] = at::topk(log_probabilities, plan_.top_logprobs);
+    const auto [values, ids] = model::Largest(log_probabilities.unsqueeze(0), plan_.top_logprobs);
     for (int64_t i = 0; i < plan_.top_logprobs; ++i) {
       const int64_t likely = ids.const_data_ptr<int64_t>()[i];
       token.top.push_back({likely, LabelOf(plan_, likely), values.const_data_ptr<float>()[i]});

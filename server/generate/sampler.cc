@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "intervention/noise.h"
+#include "model/largest.h"
 
 namespace fluoroscope::generate {
 namespace {
@@ -73,7 +74,7 @@ std::optional<int64_t> Sampler::Pick(at::Tensor& logits, uint32_t index) const {
   float* const x = logits.mutable_data_ptr<float>();
   const float penalty = static_cast<float>(plan_.repetition_penalty);
   for (const int64_t id : said_) x[id] = x[id] < 0 ? x[id] * penalty : x[id] / penalty;
-  const auto best = logits.argmax().item<int64_t>();  // of a NaN, if there is one
+  const int64_t best = *model::Largest(logits.unsqueeze(0), 1).second.const_data_ptr<int64_t>();  // of a NaN, if there is one
   if (!std::isfinite(x[best])) return std::nullopt;
   return plan_.temperature == 0 ? best : Draw(logits, index);
 }

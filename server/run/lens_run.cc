@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "model/forward.h"
+#include "model/largest.h"
 #include "model/log_sum.h"
 
 namespace fluoroscope::run {
@@ -39,7 +40,7 @@ void LensRun::Step() {
   const at::Tensor total = model::LogSumExp(logits);
   at::Tensor tokens, chosen;
   if (lens.top_k > 0) {
-    std::tie(chosen, tokens) = at::topk(logits, lens.top_k, -1);
+    std::tie(chosen, tokens) = model::Largest(logits, lens.top_k);
   } else {
     chosen = at::index_select(logits, 1, model::IndexTensor(lens.columns, model_.device));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/forward.h"
+#include "model/largest.h"
 #include "model/log_sum.h"
 
 namespace fluoroscope::run {
@@ -109,7 +110,7 @@ void LogitsRun::Emit(const Piece& piece, const at::Tensor& logits) {
     return;
   }
   const at::Tensor wide = logits.to(at::kFloat);
-  const auto [values, tokens] = at::topk(wide, row.logits->top_k, -1);
+  const auto [values, tokens] = model::Largest(wide, row.logits->top_k);
   top_[0].Put(first, lines, tokens);
   top_[1].Put(first, lines, values);
   top_[2].Put(first, lines, values - model::LogSumExp(wide));
