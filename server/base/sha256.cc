@@ -21,12 +21,19 @@ void MustSucceed(int result) {
   if (result != 1) std::abort();
 }
 
+// EVP_sha256() would be looked up by its name at every use.
+const EVP_MD* Algorithm() {
+  static const EVP_MD* const algorithm = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  if (algorithm == nullptr) std::abort();
+  return algorithm;
+}
+
 }  // namespace
 
 struct Sha256::Context {
   Context() : md(EVP_MD_CTX_new()) {
     if (md == nullptr) std::abort();
-    MustSucceed(EVP_DigestInit_ex(md, EVP_sha256(), nullptr));
+    MustSucceed(EVP_DigestInit_ex(md, Algorithm(), nullptr));
   }
   ~Context() { EVP_MD_CTX_free(md); }
   Context(const Context&) = delete;

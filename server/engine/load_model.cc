@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "api/tensor.h"
 #include "base/status_macros.h"
 #include "generate/decode_pool.h"
 #include "model/half_products.h"
@@ -10,6 +11,7 @@
 #include "run/batch_pool.h"
 #include "sweep/fast_sweep_run.h"
 #include "tensor/counting_allocator.h"
+#include "tensor/dtype.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/end_tokens.h"
 
@@ -79,14 +81,13 @@ absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModel(const config::ModelConfig
 }
 
 api::Provenance ProvenanceOf(const LoadedModel& model, uint32_t threads) {
-  const api::ModelInfo info = model.Info();
   api::Provenance provenance;
-  provenance.model = info.name;
-  provenance.revision = info.revision;
-  provenance.weights_sha256 = info.weights_sha256;
-  provenance.tokenizer_sha256 = info.tokenizer_sha256;
-  provenance.dtype = info.dtype;
-  provenance.device = info.device;
+  provenance.model = model.name;
+  provenance.revision = model.model->revision;
+  provenance.weights_sha256 = model.model->weights_sha256;
+  provenance.tokenizer_sha256 = model.tokenizer ? model.tokenizer->sha256() : "";
+  provenance.dtype = std::string(api::NameOf(*tensor::ToApiDType(model.model->dtype)));
+  provenance.device = model.device;
   provenance.server_version = std::string(obs::Version());
   provenance.threads = threads;
   return provenance;

@@ -32,12 +32,26 @@ class Canonical {
     if (!tensor.defined()) return Number(0);
     const at::Tensor cpu = tensor.to(at::kCPU).contiguous();
     Numbers(cpu.sizes().vec());
+    Flush();
     hash_.Update(std::span(static_cast<const std::byte*>(cpu.const_data_ptr()), cpu.nbytes()));
   }
-  std::string Digest() { return hash_.HexDigest(); }
+  std::string Digest() {
+    Flush();
+    return hash_.HexDigest();
+  }
 
  private:
-  void Bytes(const std::string& text) { hash_.Update(std::as_bytes(std::span(text))); }
+  // OpenSSL is called for many items at once: most are a few bytes.
+  void Bytes(const std::string& text) {
+    waiting_ += text;
+    if (waiting_.size() >= kFlushBytes) Flush();
+  }
+  void Flush() {
+    hash_.Update(std::as_bytes(std::span(waiting_)));
+    waiting_.clear();
+  }
+  static constexpr size_t kFlushBytes = 4096;
+  std::string waiting_;
   Sha256 hash_;
 };
 
