@@ -23,6 +23,7 @@
 #include "bench/user_request.h"
 #include "client/client.h"
 #include "model/forward.h"
+#include "model/largest.h"
 #include "model/model.h"
 #include "tensor/compute_threads.h"
 #include "tensor/counting_allocator.h"
@@ -57,7 +58,7 @@ int64_t Forward(const model::Model& m) {
     x = model::AttentionPart(m, layer, x, rows, rows, angles, hooks);
     x = model::MlpPart(m, layer, x, rows, hooks);
   }
-  return model::Unembed(m, model::FinalNorm(m, x, rows, hooks), {}).argmax().item<int64_t>();
+  return model::Largest(model::Unembed(m, model::FinalNorm(m, x, rows, hooks), {}), 1).second.item<int64_t>();
 }
 
 void Products(const model::Model& m, const at::Tensor& x, const at::Tensor& z, const at::Tensor& hidden) {

@@ -10,6 +10,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kUnchargedBytes = 1 << 20;
+constexpr std::chrono::milliseconds kHeaderWaits{50};
 
 }  // namespace
 
@@ -53,6 +54,12 @@ bool ForwardRun::ReaderWaits() {
 }
 
 sched::Work::Progress ForwardRun::Step() {
+  const Progress progress = StepOnce();
+  if (started_ && !ended_ && Clock::now() - began_ > kHeaderWaits) out_.SendHeader();
+  return progress;
+}
+
+sched::Work::Progress ForwardRun::StepOnce() {
   if (ended_) return Ended();
   if (pooled_) {
     const bool looks_up = pool_->Step();
@@ -100,8 +107,9 @@ void ForwardRun::OnApart(std::vector<size_t> rows, std::unique_ptr<BatchRun> beg
 void ForwardRun::Start() {
   if (started_) return;
   started_ = true;
-  queue_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - arrived_).count();
-  out_.Push(header_);
+  began_ = Clock::now();
+  queue_ms_ = std::chrono::duration<double, std::milli>(began_ - arrived_).count();
+  out_.Begin(std::move(header_));
 }
 
 // Unsent results stay charged: the work ends when the sink has sent them. Small ones are not worth the wait. To be stepped again, or told

@@ -25,8 +25,9 @@ namespace fluoroscope::run {
 // reported to the sink exactly once.
 class ForwardRun final : public sched::Work, private BatchClient {
  public:
-  // The header is sent with the first step. The time since `arrived` is reported as time in the queue. `metrics` outlives the run. Without
-  // a pool it runs by itself. `keeper` is there when a capture is to be kept; its handles are sent before the summary.
+  // The header is sent with the first result, or soon when that takes long. The time since `arrived` is reported as time in the queue.
+  // `metrics` outlives the run. Without a pool it runs by itself. `keeper` is there when a capture is to be kept; its handles are sent
+  // before the summary.
   ForwardRun(RunPlan plan, api::ForwardHeader header, std::shared_ptr<api::ForwardSink> sink, obs::Metrics& metrics,
              std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now(), std::shared_ptr<BatchPool> pool = nullptr,
              std::unique_ptr<CaptureKeeper> keeper = nullptr);
@@ -47,6 +48,7 @@ class ForwardRun final : public sched::Work, private BatchClient {
 
   // Takes the next batch to the pool, if it is one for it. True as well when that failed, which ends the run.
   bool EnterPool();
+  Progress StepOnce();
   bool StepOwn();  // a piece of what this run does by itself; false at the end of a batch and of everything
   bool ReaderWaits();
   Progress Ended() const;
@@ -70,6 +72,7 @@ class ForwardRun final : public sched::Work, private BatchClient {
   bool started_ = false, ended_ = false, failed_ = false;
   std::atomic<bool> drained_ = false;
   const std::chrono::steady_clock::time_point arrived_;
+  std::chrono::steady_clock::time_point began_;
   double queue_ms_ = 0;
 };
 

@@ -74,6 +74,7 @@ void ResultWriter::Push(api::ForwardPart part) {
     held_->parts.push_back(std::move(part));
     return;
   }
+  SendHeader();
   if (auto* tensor = std::get_if<api::NamedTensor>(&part)) {
     const void* const bytes = tensor->data.bytes.data();
     auto let_go = [owner = std::move(tensor->data.owner), size = tensor->data.bytes.size(), released = released_](const void*) mutable {
@@ -83,6 +84,11 @@ void ResultWriter::Push(api::ForwardPart part) {
     tensor->data.owner = std::shared_ptr<const void>(bytes, std::move(let_go));
   }
   wants_more_ = sink_->Push(std::move(part)) && wants_more_;
+}
+
+void ResultWriter::SendHeader() {
+  if (!header_) return;
+  wants_more_ = sink_->Push(*std::exchange(header_, std::nullopt)) && wants_more_;
 }
 
 void ResultWriter::Hold() { held_ = Held{{}, metrics_.size(), captured_bytes_, kept_captures_.size()}; }

@@ -50,6 +50,11 @@ class ResultWriter {
 
   void Push(api::ForwardPart part);
 
+  // What the sink gets before anything else. It waits for the first result, because to hear it wakes threads of the client and the
+  // transport, and the cores are busy now; a run without results for some time sends it by itself.
+  void Begin(api::ForwardHeader header) { header_ = std::move(header); }
+  void SendHeader();
+
   // From here on results, metrics too, wait in here: until Release sends them, or Forget takes back all that came since.
   void Hold();
   void Release();
@@ -86,6 +91,7 @@ class ResultWriter {
   uint64_t captured_bytes_ = 0;
   bool wants_more_ = true;
   std::optional<Held> held_;
+  std::optional<api::ForwardHeader> header_;  // not sent yet
 };
 
 }  // namespace fluoroscope::run
