@@ -87,6 +87,7 @@ bool RawCall::Push(const grpc::ByteBuffer& message) {
 }
 
 grpc::Status RawCall::Finish() {
+  if (finished_) return status_;
   {
     const std::lock_guard lock(mutex_);
     if (!ended_ || !messages_.empty()) {
@@ -98,7 +99,7 @@ grpc::Status RawCall::Finish() {
   if (thread_.joinable()) thread_.join();
   stream_->Finish(&status_, nullptr);
   Wait();
-  finished_ = true;
+  finished_ = ended_ = true;
   return status_;
 }
 

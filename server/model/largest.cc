@@ -2,7 +2,7 @@
 
 #include <ATen/Parallel.h>
 
-#include <atomic>
+#include <vector>
 
 #include "model/avx512.h"
 #include "model/line_kernels.h"
@@ -88,12 +88,18 @@ std::pair<at::Tensor, at::Tensor> Largest(const at::Tensor& x, int64_t k) {
   const float* const data = x.const_data_ptr<float>();
   float* const out = values.mutable_data_ptr<float>();
   int64_t* const where = indices.mutable_data_ptr<int64_t>();
-  std::atomic<bool> numbers = true;
+  std::vector<char> has_nan(static_cast<size_t>(lines));  // not bool: threads write to neighbours
   at::parallel_for(0, lines, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      if (!LargestOf(data + i * x.stride(0), x.size(1), k, out + i * k, where + i * k)) numbers = false;
+      has_nan[static_cast<size_t>(i)] = !LargestOf(data + i * x.stride(0), x.size(1), k, out + i * k, where + i * k);
   });
-  return numbers ? std::pair(std::move(values), std::move(indices)) : ByLibrary(x, k);
+  for (int64_t i = 0; i < lines; ++i) {
+    if (has_nan[static_cast<size_t>(i)] == 0) continue;
+    const auto [line_values, line_indices] = ByLibrary(x[i], k);
+    values[i].copy_(line_values);
+    indices[i].copy_(line_indices);
+  }
+  return {std::move(values), std::move(indices)};
 }
 
 #else

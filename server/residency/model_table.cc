@@ -80,6 +80,7 @@ void ModelTable::End(const std::string& name, const LoadProgress& load, Model mo
   }
   model = nullptr;  // one that came all the same: its memory goes before anybody hears
   std::vector<std::function<void()>> answers;
+  answers.reserve(waiters.size());
   for (const Waiting& waiting : waiters) answers.push_back(waiting.waiter(result, /*at_once=*/false));
   result = nullptr;
   for (const std::function<void()>& tell : answers) tell();

@@ -104,8 +104,10 @@ at::Tensor RowHooks::Perform(model::Site site, int64_t layer, const model::Packe
     if (region.lines.empty()) continue;
     if (action.edit == nullptr) {
       bool again = false;
-      if (action.capture != nullptr && IsView(region) && SendsLines(*action.capture))
-        for (const int64_t line : region.lines) again |= !sent_lines.insert(line).second;
+      if (action.capture != nullptr && IsView(region) && SendsLines(*action.capture)) {
+        again = std::any_of(region.lines.begin(), region.lines.end(), [&](int64_t line) { return sent_lines.count(line) > 0; });
+        if (!again) sent_lines.insert(region.lines.begin(), region.lines.end());
+      }
       reads.push_back({&action, std::move(region), again});
       continue;
     }

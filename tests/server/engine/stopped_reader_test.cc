@@ -126,6 +126,17 @@ TEST_F(StoppedReaderTest, TheResidualStream) {
   CompareReaders("residual stream", request);
 }
 
+// What both send is sent twice: it must not be that one capture's lines keep the other's memory, which is then held twice and counted once.
+TEST_F(StoppedReaderTest, ASiteAndAPartOfIt) {
+  for (const bool part_first : {true, false}) {
+    api::ForwardRequest request;
+    request.prompts = Prompts(64, 64);
+    request.captures = {CaptureOf({"blocks.*.hook_resid_post"}), CaptureOf({"blocks.*.hook_resid_post"})};
+    request.captures[part_first ? 0 : 1].select.positions = api::Positions{int64_t{0}};
+    CompareReaders("residual stream and its first position", request);
+  }
+}
+
 TEST_F(StoppedReaderTest, Everything) {
   api::ForwardRequest request;
   buffer_mib_ = 32;
