@@ -1,4 +1,4 @@
-"""bench/RESULTS.md: written by the bench command, never by hand."""
+"""bench/RESULTS.md: written by the bench command, never by hand. It has a section for each kind of processor; a run writes its own anew and leaves the others."""
 
 from __future__ import annotations
 
@@ -26,16 +26,25 @@ class Row:
         return f"| {self.work} | {self.beside} | {self.ours} | {self.ratio:.2f} {self.unit} | {self.goal} | {'yes' if self.met else '**no**'} |"
 
 
-def write(machine: list[str], command: str, rows: list[Row]) -> None:
-    head = [
-        "# Measured results",
-        "",
-        f"Written by `{command}`. Contenders took turns in one run; figures are medians. SmolLM2-135M-Instruct, float32.",
-        "",
-        *machine,
-        "",
+def write(processor: str, machine: list[str], command: str, rows: list[Row]) -> None:
+    """`processor`: the section's title. `machine`: more about it, and about this run."""
+    table = [
         "| work | beside it | Fluoroscope over loopback | ratio | goal | met |",
         "|---|---|---|---|---|---|",
     ]
     reasons = [line for row in rows if row.reason() for line in ("", row.reason())]
-    PATH.write_text("\n".join([*head, *(row.line() for row in rows), *reasons]) + "\n")
+    section = "\n".join([*machine, "", *table, *(row.line() for row in rows), *reasons])
+    write_sections({**read_sections(), processor: section}, command)
+
+
+def read_sections() -> dict[str, str]:
+    """By processor, as they stand."""
+    text = PATH.read_text() if PATH.exists() else ""
+    parts = (part.split("\n", 1) for part in text.split("\n## ")[1:])
+    return {title.strip(): body.strip() for title, body in parts}
+
+
+def write_sections(sections: dict[str, str], command: str) -> None:
+    head = (f"# Measured results\n\nWritten by `{command}`, a section for each kind of processor. Contenders took turns in one run; figures are medians. "
+            "SmolLM2-135M-Instruct, float32.\n")  # fmt: skip
+    PATH.write_text(head + "".join(f"\n## {title}\n\n{body}\n" for title, body in sorted(sections.items())))

@@ -50,7 +50,7 @@ def main() -> int:
         rows += chosen[name]()
         print(*(row.line() for row in rows), *(row.reason() for row in rows if row.reason()), sep="\n", flush=True)
     if not options.only:
-        report.write(described, "bench/run", rows)
+        report.write(machine.processor(), described, "bench/run", rows)
         print(f"written: {report.PATH}")
     return 0
 

@@ -16,6 +16,7 @@ import torch
 import fluoroscope as fs
 from contenders import TransformerLens, Transformers
 from forward import serve, void
+from machine import features
 from report import Row
 from timing import alternate, medians
 
@@ -79,8 +80,8 @@ def _fast(model: fs.Model, ids: list[int], base: list[int], metric: fs.metrics.M
     times = medians(alternate({"exact": lambda: void(model.sweep(ids, base, metric=metric, progress=False)), "fast": fast}, rounds))
     check = model.sweep(ids, base, metric=metric, progress=False, precision="fast").precision
     ratio = times["exact"] / times["fast"]
-    why = ("where the processor has a matrix unit (amx_bf16), float32 products run on it too, each as six products of bfloat16 parts, and what both sweeps do beside their products is a "
-           "larger share of the shorter time. The goal was set against LibTorch's float32 products.")
+    why = ("this processor has a matrix unit (amx_bf16), and float32 products run on it too, each as six products of bfloat16 parts: what both sweeps do beside their products is a "
+           "larger share of the shorter time. The goal was set against LibTorch's float32 products." if "amx_bf16" in features() else "")
     return Row("sweep resid_pre, all positions differ, precision \"fast\" (bfloat16 products), before its check", f"float32 {times['exact']:.3f} s",
                f"{times['fast']:.3f} s, the check of {len(check.cells)} cells {statistics.median(checks):.3f} s (they were off by at most {check.largest_difference:.2g}, where "
                f"changes are up to {check.largest_change:.2g})", ratio, "× faster than float32", "≥ 2.5", ratio >= 2.5, why)  # fmt: skip
