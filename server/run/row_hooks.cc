@@ -64,8 +64,6 @@ RowHooks::RowHooks(const model::Model& model, const LaneRows& rows, LensRun& len
     for (const CapturePlan& capture : row.captures)
       ActionsAt(capture.place.site, capture.place.layer).push_back({s, nullptr, nullptr, &capture});
   }
-  wanted_.reserve(actions_.size());
-  for (const std::vector<Action>& actions : actions_) wanted_.push_back(!actions.empty());
 }
 
 void RowHooks::Remove(const Lane& lane) {
@@ -73,8 +71,11 @@ void RowHooks::Remove(const Lane& lane) {
   for (std::vector<Action>& actions : actions_) std::erase_if(actions, [&](const Action& action) { return RowOf(action).lane == &lane; });
 }
 
+std::vector<RowHooks::Action>& RowHooks::ActionsAt(model::Site site, int64_t layer) {
+  return actions_[static_cast<size_t>(layer) * model::kSiteCount + static_cast<size_t>(site)];
+}
+
 bool RowHooks::Wants(model::Site site, int64_t layer, int64_t slot) const {
-  if (!wanted_[Index(site, layer)]) return false;
   for (const Action& action : ActionsAt(site, layer))
     if (action.slot == slot) return true;
   return false;

@@ -27,7 +27,7 @@ class RowHooks final : public model::SiteHooks {
   // Forgets what this run's rows want.
   void Remove(const Lane& lane);
 
-  bool Wants(model::Site site, int64_t layer) const override { return wanted_[Index(site, layer)] && !ActionsAt(site, layer).empty(); }
+  bool Wants(model::Site site, int64_t layer) const override { return !ActionsAt(site, layer).empty(); }
   bool Wants(model::Site site, int64_t layer, int64_t slot) const override;
   at::Tensor At(model::Site site, int64_t layer, const model::PackedRows& rows, at::Tensor value) override;
   at::Tensor AtRow(model::Site site, int64_t layer, const model::RowSpan& row, at::Tensor value) override;
@@ -42,10 +42,7 @@ class RowHooks final : public model::SiteHooks {
     const Place& place() const { return edit ? edit->place : keep ? keep->place : capture->place; }
   };
 
-  static size_t Index(model::Site site, int64_t layer) {
-    return static_cast<size_t>(layer) * model::kSiteCount + static_cast<size_t>(site);
-  }
-  std::vector<Action>& ActionsAt(model::Site site, int64_t layer) { return actions_[Index(site, layer)]; }
+  std::vector<Action>& ActionsAt(model::Site site, int64_t layer);
   const std::vector<Action>& ActionsAt(model::Site site, int64_t layer) const {
     return const_cast<RowHooks*>(this)->ActionsAt(site, layer);
   }
@@ -60,8 +57,7 @@ class RowHooks final : public model::SiteHooks {
   const bool one_lane_;
   std::optional<c10::weak_intrusive_ptr<c10::StorageImpl>> shared_;  // the memory sent last without a copy, to be compared only
   std::map<std::pair<const Lane*, size_t>, at::Tensor*> also_;
-  std::vector<std::vector<Action>> actions_;  // by Index
-  std::vector<bool> wanted_;                  // where there were any: a few cache lines, because a pass asks for all of them
+  std::vector<std::vector<Action>> actions_;  // [layer * kSiteCount + site]
 };
 
 }  // namespace fluoroscope::run

@@ -51,7 +51,7 @@ class Case:
 # A layer's hook_resid_pre would be the memory of the hook_resid_post before it, were it not copied so that each is held for what it is charged.
 RESIDUAL = ("blocks.*.hook_resid_pre", "blocks.*.hook_resid_mid", "blocks.*.hook_resid_post")
 # The run looks at the buffer between two pieces of work. Where in a piece it is then full is chance: it depends on what the transport has taken. So
-# pieces are small enough beside the buffer (an attention part or an MLP of "everything" is 10 MiB) that the luckiest fill is within the quarter too.
+# pieces are small enough beside the buffer (both of a layer of "everything" have 11 MiB) that the luckiest fill is within the quarter too.
 CASES = {
     "the residual stream, in two batches": Case(27, 50, RESIDUAL, ("blocks.29.hook_resid_post", "blocks.7.hook_resid_pre")),
     "everything": Case(8, 12, ("*",), ("blocks.3.attn.hook_pattern", "blocks.29.mlp.hook_post")),
